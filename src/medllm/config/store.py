@@ -1,0 +1,64 @@
+"""Registers schemas and resolvers with Hydra: the only place that calls ConfigStore."""
+
+import os
+import re
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from medllm.config import data, generation, hub, lora, model, quantization, run, tracking, trainer
+
+SCHEMAS: dict[str, dict[str, type]] = {
+    "model": {
+        "pretrained": model.PretrainedModelConf,
+        "wheel": model.WheelModelConf,
+        "tiny_random": model.TinyRandomModelConf,
+    },
+    "quantization": {
+        "none": quantization.NoQuantizationConf,
+        "int8": quantization.Int8Conf,
+        "four_bit": quantization.FourBitConf,
+    },
+    "lora": {
+        "lora": lora.LoraConf,
+        "ia3": lora.Ia3Conf,
+        "prefix_tuning": lora.PrefixTuningConf,
+        "adapter_layers": lora.AdapterLayersConf,
+        "none": lora.NoAdapterConf,
+    },
+    "data": {"local": data.LocalDataConf, "hub": data.HubDataConf},
+    "trainer": {"trainer": trainer.TrainerConf},
+    "tracking": {"mlflow": tracking.MlflowConf, "none": tracking.NoTrackingConf},
+    "generation": {"generation": generation.GenerationConf},
+    "hub": {"hub": hub.HubConf},
+}
+
+
+def project_root() -> Path:
+    """The checkout that holds `conf/`, `outputs/` and the run database; `MEDLLM_ROOT` overrides it."""
+    return Path(os.environ.get("MEDLLM_ROOT") or Path(__file__).parents[3]).resolve()
+
+
+def slug(text: str) -> str:
+    """A folder name made of an override list: nothing but letters, digits, `.`, `-`, `=`, `,` and `_`, at most 120."""
+    return re.sub(r"[^A-Za-z0-9.=,_-]+", "-", str(text)).strip("-.")[:120]
+
+
+def register() -> None:
+    """Registers the root schema as `schema/run`, each group's schemas as `schema/<group>/<kind>`, and the resolvers.
+
+    Resolvers: `${medllm.root:}` the project's root, `${medllm.slug:TEXT}` a folder name, `${mul:A,B}` a product, as in
+    `lora.lora_alpha=${mul:2,${lora.r}}`.
+    """
+    store = ConfigStore.instance()
+    store.store(group="schema", name="run", node=run.RunConf)
+    for group, kinds in SCHEMAS.items():
+        for kind, schema in kinds.items():
+            store.store(group=f"schema/{group}", name=kind, node=schema)
+    OmegaConf.register_new_resolver("medllm.root", lambda: str(project_root()), replace=True)
+    OmegaConf.register_new_resolver("medllm.slug", slug, replace=True)
+    OmegaConf.register_new_resolver("mul", lambda a, b: a * b, replace=True)
+
+
+register()

@@ -1,0 +1,78 @@
+"""Schema of the `trainer` group: a subset of `transformers.TrainingArguments`, name by name."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from medllm.config.conf import Conf, ranged
+
+
+class Strategy(Enum):
+    """When something happens during training."""
+
+    no = "no"
+    steps = "steps"
+    epoch = "epoch"
+
+
+class Scheduler(Enum):
+    """Learning-rate schedules that need no further argument."""
+
+    linear = "linear"
+    cosine = "cosine"
+    constant = "constant"
+    constant_with_warmup = "constant_with_warmup"
+    inverse_sqrt = "inverse_sqrt"
+
+
+class Optimizer(Enum):
+    """Optimizers that need no further package."""
+
+    adamw_torch = "adamw_torch"
+    adamw_torch_fused = "adamw_torch_fused"
+    adamw_8bit = "adamw_8bit"
+    paged_adamw_32bit = "paged_adamw_32bit"
+    paged_adamw_8bit = "paged_adamw_8bit"
+    adafactor = "adafactor"
+    sgd = "sgd"
+
+
+@dataclass
+class TrainerConf(Conf):
+    """How the model is trained.
+
+    Attributes:
+        max_steps: Optimizer steps; -1 leaves the length to `num_train_epochs`.
+        per_device_train_batch_size: Rows per micro-batch: packed rows, or conversations where they are padded.
+        warmup_steps: Optimizer steps of warm-up, or, below 1, their share of all steps.
+        eval_steps: Optimizer steps between evaluations, or, below 1, their share of all steps.
+        save_steps: The same for checkpoints.
+        save_total_limit: Checkpoints kept; null keeps all.
+        neftune_noise_alpha: Noise on the embeddings (arXiv 2310.05914); null is off.
+        resume_from_checkpoint: Folder of a checkpoint to go on from.
+        use_cpu: Stay on the CPU even where there is a GPU.
+    """
+
+    num_train_epochs: float = ranged(1.0, gt=0)
+    max_steps: int = ranged(-1, ge=-1)
+    per_device_train_batch_size: int = ranged(1, ge=1)
+    per_device_eval_batch_size: int = ranged(1, ge=1)
+    gradient_accumulation_steps: int = ranged(1, ge=1)
+    learning_rate: float = ranged(2e-4, gt=0, le=1)
+    lr_scheduler_type: Scheduler = Scheduler.linear
+    warmup_steps: float = ranged(0.0, ge=0)
+    weight_decay: float = ranged(0.0, ge=0)
+    max_grad_norm: float = ranged(1.0, gt=0)
+    optim: Optimizer = Optimizer.adamw_torch
+    bf16: bool = False
+    fp16: bool = False
+    gradient_checkpointing: bool = False
+    neftune_noise_alpha: float | None = ranged(None, gt=0)
+    dataloader_num_workers: int = ranged(0, ge=0)
+    logging_steps: float = ranged(1, gt=0)
+    eval_strategy: Strategy = Strategy.steps
+    eval_steps: float = ranged(0.2, gt=0)
+    save_strategy: Strategy = Strategy.no
+    save_steps: float = ranged(0.2, gt=0)
+    save_total_limit: int | None = ranged(2, ge=1)
+    resume_from_checkpoint: str | None = None
+    use_cpu: bool = False

@@ -1,0 +1,99 @@
+"""Every error a user can cause, as one tree.
+
+    MedLLMError            exit code 1; the message is complete, no traceback is shown
+    ├── ConfigError        exit code 2; one or more `Fault`s of the configuration, all shown together
+    ├── DataError          a data source cannot be read or holds nothing to train on
+    ├── LabelError         the proof of the labels failed: training would learn the wrong thing
+    ├── ModelError         a base model, tokenizer or adapter cannot be built
+    ├── NonFiniteError     loss or gradient is NaN or infinite; raised before the optimizer step
+    ├── ArtifactError      an artifact folder is damaged or incomplete
+    ├── TrackingError      the run record cannot be written
+    ├── HubError           an upload to the hub failed; the artifact on disk is complete
+    └── PointFailedError   one point of a sweep failed; its reason has been recorded already
+
+Any other exception is a defect of medllm or of a library, and keeps its traceback.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a configuration, in the words its user needs.
+
+    Attributes:
+        key: Dotted path, such as `lora.r`; empty where the fault belongs to no single key.
+        problem: What is wrong, in a few words.
+        value: The value received, as its user wrote it; empty where there is none.
+        allowed: What would be accepted.
+        fix: What to do about it.
+    """
+
+    key: str
+    problem: str
+    value: str = ""
+    allowed: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        head = f"{self.key}={self.value}" if self.key and self.value else self.key or self.value
+        lines = [f"{head}: {self.problem}" if head else self.problem]
+        if self.allowed:
+            lines.append(f"    allowed: {self.allowed}")
+        if self.fix:
+            lines.append(f"    fix: {self.fix}")
+        return "\n".join(lines)
+
+
+class MedLLMError(Exception):
+    """Root of the tree: something its user can put right."""
+
+    exit_code = 1
+
+
+class ConfigError(MedLLMError):
+    """The configuration is wrong; nothing has been loaded or written."""
+
+    exit_code = 2
+
+    def __init__(self, faults: Sequence[Fault] | Fault):
+        self.faults = (faults,) if isinstance(faults, Fault) else tuple(faults)
+        super().__init__(self.faults)  # the arguments, so that the error survives pickling between processes
+
+    def __str__(self) -> str:
+        count = len(self.faults)
+        head = "1 fault" if count == 1 else f"{count} faults"
+        return "\n".join([f"{head} in the configuration:", *(f"  {fault}".replace("\n", "\n  ") for fault in self.faults)])
+
+
+class DataError(MedLLMError):
+    """A data source cannot be read, or nothing in it can be trained on."""
+
+
+class LabelError(MedLLMError):
+    """Training would supervise the wrong tokens, or let one conversation see another."""
+
+
+class ModelError(MedLLMError):
+    """A base model, tokenizer or adapter cannot be found, verified or built."""
+
+
+class NonFiniteError(MedLLMError):
+    """Loss or gradient is NaN or infinite; the weights have not been touched by it."""
+
+
+class ArtifactError(MedLLMError):
+    """An artifact folder is damaged, incomplete or of another kind."""
+
+
+class TrackingError(MedLLMError):
+    """The run record cannot be opened or written."""
+
+
+class HubError(MedLLMError):
+    """The upload to the hub failed."""
+
+
+class PointFailedError(MedLLMError):
+    """One point of a sweep failed; it carries a reason only, so that no frame keeps the point's model alive."""
