@@ -1,7 +1,7 @@
 """The base of every schema: a dataclass whose fields may state the range they accept."""
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from medllm.errors import ConfigError, Fault
@@ -37,24 +37,25 @@ def ranged(
     return field(default=default, metadata={"range": Range(ge=ge, gt=gt, le=le, lt=lt)})
 
 
+def range_faults(f: Field, value: Any) -> list[Fault]:
+    """The fault of a field's value, if it lies outside the field's range."""
+    allowed = f.metadata.get("range")
+    if allowed is not None and isinstance(value, int | float) and value not in allowed:
+        return [Fault(f.name, "is out of range", str(value), allowed=str(allowed))]
+    return []
+
+
 @dataclass
 class Conf:
     """A group's schema. `__post_init__` checks every range and shows all faults of the group together."""
 
     def __post_init__(self) -> None:
         """Raises: ConfigError: if a value lies outside its range; keys are relative to this node."""
-        faults = [*self._range_faults(), *self.faults()]
+        found = [fault for f in fields(self) for fault in range_faults(f, getattr(self, f.name))]
+        faults = [*found, *self.faults()]
         if faults:
             raise ConfigError(faults)
 
     def faults(self) -> list[Fault]:
         """What is wrong between the fields of this node; overridden where a group has such rules."""
         return []
-
-    def _range_faults(self) -> list[Fault]:
-        found = []
-        for f in fields(self):
-            value, allowed = getattr(self, f.name), f.metadata.get("range")
-            if allowed is not None and isinstance(value, int | float) and value not in allowed:
-                found.append(Fault(f.name, "is out of range", str(value), allowed=str(allowed)))
-        return found

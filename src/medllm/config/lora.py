@@ -106,11 +106,11 @@ class AdapterLayersConf(AdapterConf):
 
     Attributes:
         adapter_len: Trained tokens per layer.
-        adapter_layers: How many layers get them, counted from the top; must not exceed the model's.
+        adapter_layers: How many layers get them, counted from the top; null is all of them.
     """
 
     adapter_len: int = ranged(10, ge=1, le=1024)
-    adapter_layers: int = ranged(30, ge=1)
+    adapter_layers: int | None = ranged(None, ge=1)
 
 
 @dataclass

@@ -1,0 +1,110 @@
+"""The artifact: a self-contained folder that chat, evaluation, serving and export start from.
+
+    artifact/
+      adapter_model.safetensors, adapter_config.json    or, after full fine-tuning, model.safetensors, config.json
+      tokenizer.json, tokenizer_config.json, chat_template.jinja
+      generation_config.json    sampling defaults and stop tokens
+      config.yaml               the run's whole configuration, resolved
+      metrics.json              held-out metrics before and after, throughput
+      samples.json              answers before and after
+      label_proof.json          what was proven of the labels
+      manifest.json             what it is, where it comes from, SHA-256 of every other file
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from medllm import __version__
+from medllm.config.run import RunConf
+from medllm.config.compose import run_conf_from_file
+from medllm.errors import ArtifactError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified artifact folder.
+
+    Attributes:
+        folder: Where it is.
+        manifest: Kind, base, data, code, versions, files.
+        conf: The configuration it was made with.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    conf: RunConf
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it needs its base model; otherwise it is a full model."""
+        return bool(self.manifest["kind"] == "adapter")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented, sorted JSON."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def resolved_yaml(conf: RunConf) -> str:
+    """The whole configuration as YAML, without interpolations."""
+    return OmegaConf.to_yaml(OmegaConf.structured(conf), resolve=True)
+
+
+def seal(folder: Path, conf: RunConf, description: dict[str, Any]) -> Path:
+    """Writes config and manifest into a folder whose other files are complete.
+
+    Args:
+        folder: Holds model, tokenizer and the JSON files.
+        conf: The run's configuration.
+        description: `kind` (adapter or full), `base`, `data`, `code`, `versions`.
+    """
+    (folder / "config.yaml").write_text(resolved_yaml(conf), encoding="utf-8")
+    files = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest = {"format": FORMAT, "medllm": __version__, "created": created, **description, "files": files}
+    write_json(folder / MANIFEST, manifest)
+    return folder
+
+
+def load_artifact(folder: Path | str) -> Artifact:
+    """Opens an artifact and verifies every byte of it.
+
+    Raises:
+        ArtifactError: if it is none, or naming each file that is missing or damaged.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file() and (folder / "artifact" / MANIFEST).is_file():
+        folder = folder / "artifact"
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = dict(manifest["files"])
+    except FileNotFoundError:
+        raise ArtifactError(f"{folder} is no artifact: it has no {MANIFEST}") from None
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+        raise ArtifactError(f"{folder / MANIFEST} is damaged") from None
+    if manifest.get("format") != FORMAT:
+        raise ArtifactError(f"{folder}: format {manifest.get('format')} is not {FORMAT}; it was written by another version")
+    damaged = [name for name, digest in sorted(files.items()) if not _intact(folder, name, digest)]
+    if damaged:
+        raise ArtifactError(f"{folder} is damaged: {', '.join(damaged)}")
+    return Artifact(folder, manifest, run_conf_from_file(folder / "config.yaml"))
+
+
+def _intact(folder: Path, name: str, digest: str) -> bool:
+    path = folder / name
+    return not Path(name).is_absolute() and ".." not in Path(name).parts and path.is_file() and sha256(path) == digest

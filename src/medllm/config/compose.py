@@ -1,0 +1,135 @@
+"""From a command line to checked configurations: one for a run, one per point for a sweep."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from medllm.config.run import RunConf
+from medllm.config.store import SCHEMAS, project_root
+from medllm.config.validate import explain, to_run_conf
+from medllm.errors import ConfigError, Fault
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a plan.
+
+    Attributes:
+        overrides: What distinguishes it, as written: `("lora.r=8",)`; the whole command line for a single run.
+        conf: The whole of it, checked.
+    """
+
+    overrides: tuple[str, ...]
+    conf: RunConf
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command line asks for.
+
+    Attributes:
+        points: One for a run, one per combination for a sweep.
+        sweep_dir: Where Hydra would put a sweep.
+    """
+
+    points: tuple[Point, ...]
+    sweep_dir: Path
+
+
+def compose_config(
+    overrides: list[str], config_dir: Path | None = None, *, multirun: bool = False, config_name: str = "train"
+) -> DictConfig:
+    """The composed configuration with its `hydra` node, unresolved.
+
+    Raises:
+        ConfigError: naming what Hydra refused.
+    """
+    GlobalHydra.instance().clear()
+    mode = ["hydra.mode=MULTIRUN"] if multirun else []
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(config_dir or project_root() / "conf")):
+            return compose(config_name, overrides=[*overrides, *mode], return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, overrides)) from None
+
+
+def load_run_conf(overrides: list[str], config_dir: Path | None = None) -> RunConf:
+    """One run's configuration, composed and checked as the command line `python train.py OVERRIDES` would.
+
+    Raises:
+        ConfigError: with every fault found.
+    """
+    return to_run_conf(compose_config(overrides, config_dir))
+
+
+def run_conf_from_file(path: Path) -> RunConf:
+    """A resolved configuration written by a run, as real objects.
+
+    Each group's schema is recognised by its keys, so the file needs no type names.
+
+    Raises:
+        ConfigError: if the file is no such configuration.
+    """
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+        config = OmegaConf.structured(RunConf)
+        for name, value in values.items():  # type: ignore[union-attr]
+            kinds = [schema for schema in SCHEMAS.get(name, {}).values() if set(schema_fields(schema)) == set(value)]
+            config[name] = OmegaConf.merge(OmegaConf.structured(kinds[0]), value) if kinds else value
+        return to_run_conf(config)
+    except (OSError, OmegaConfBaseException, AttributeError, TypeError, yaml.YAMLError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(Fault(str(path), f"is no resolved configuration: {reason}")) from None
+
+
+def schema_fields(schema: type) -> list[str]:
+    """Names of a schema's own keys."""
+    return [f.name for f in fields(schema)]
+
+
+def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None = None) -> Plan:
+    """Expands a command line into points and checks every one of them.
+
+    Raises:
+        ConfigError: with the faults of all points, each once.
+    """
+    if not multirun:
+        _refuse_sweep_values(overrides)
+        return Plan((Point(tuple(overrides), load_run_conf(overrides, config_dir)),), Path())
+    # What selects a group may itself carry a grid (`sweep=...`), so the grid is read from the composed hydra node.
+    fixed, swept = [], []
+    for override in _parse(overrides):
+        (swept if override.is_sweep_override() else fixed).append(override.input_line)
+    config = compose_config(fixed, config_dir, multirun=True)
+    grid = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    combinations = BasicSweeper.split_arguments(_parse([*grid, *swept]), None)[0]
+    points, faults = [], []
+    for combination in combinations:
+        try:
+            points.append(Point(tuple(combination), load_run_conf([*fixed, *combination], config_dir)))
+        except ConfigError as error:
+            faults += [fault for fault in error.faults if fault not in faults]
+    if faults:
+        raise ConfigError(faults)
+    return Plan(tuple(points), Path(config.hydra.sweep.dir))
+
+
+def _parse(overrides: list[str]) -> list:
+    try:
+        return OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        raise ConfigError(explain(error, overrides)) from None
+
+
+def _refuse_sweep_values(overrides: list[str]) -> None:
+    swept = [override.input_line.partition("=") for override in _parse(overrides) if override.is_sweep_override()]
+    if swept:
+        raise ConfigError([Fault(key, "several values make a sweep", value, fix="add -m") for key, _, value in swept])

@@ -1,0 +1,265 @@
+"""The gates that need no torch: unknown keys, wrong types, ranges, and rules between groups.
+
+Gate 0 is Hydra's own typed composition; `explain` turns its exceptions into faults. Gate 1 finds keys that `+` and `++`
+smuggle past it. Gate 2 builds the dataclasses, whose ranges are checked on the way. `cross_field_faults` sees the whole.
+"""
+
+import difflib
+import re
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from medllm.config.conf import range_faults
+from medllm.config.data import Batching, OverLength
+from medllm.config.lora import LoraConf, NoAdapterConf, PrefixTuningConf
+from medllm.config.model import AttnImplementation, Dtype, PretrainedModelConf
+from medllm.config.quantization import FourBitConf, Int8Conf, NoQuantizationConf
+from medllm.config.run import RunConf
+from medllm.config.store import SCHEMAS
+from medllm.config.trainer import Strategy
+from medllm.errors import ConfigError, Fault
+
+# Attention that restarts with position_ids and so keeps packed conversations apart in transformers (measured, see LOG.md).
+PACKING_ATTENTION = (AttnImplementation.sdpa, AttnImplementation.eager, AttnImplementation.flash_attention_2)
+
+
+def nearest(key: str, candidates: list[str]) -> str:
+    """The candidate most like `key`, by its whole path or by its last part; empty if none comes close."""
+    match = difflib.get_close_matches(key, candidates, n=1, cutoff=0.6)
+    if not match:
+        last = {candidate.rpartition(".")[2]: candidate for candidate in candidates}
+        match = [last[name] for name in difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1, cutoff=0.7)]
+    return match[0] if match else ""
+
+
+def schema_keys(schema: type, prefix: str = "") -> list[str]:
+    """Every dotted key below a schema class."""
+    hints, keys = get_type_hints(schema), []
+    for f in fields(schema):
+        keys.append(prefix + f.name)
+        if is_dataclass(hints[f.name]):
+            keys += schema_keys(hints[f.name], f"{prefix}{f.name}.")
+    return keys
+
+
+def known_keys() -> list[str]:
+    """Every key that any option of any group has."""
+    keys = schema_keys(RunConf)
+    for group, kinds in SCHEMAS.items():
+        for schema in kinds.values():
+            keys += schema_keys(schema, f"{group}.")
+    return sorted(set(keys))
+
+
+def unknown_key_fault(key: str, value: str = "", siblings: list[str] | None = None) -> Fault:
+    """A key that does not exist, with its nearest relative; `siblings` are the keys of the node it was put into."""
+    if key in known_keys():
+        group = key.partition(".")[0]
+        fix = f"{key} belongs to another option of {group}; name that one: {group}=..."
+        return Fault(key, f"not in the chosen option of {group}", value, ", ".join(siblings or []), fix)
+    parent = key.rpartition(".")[0]
+    near = nearest(key, [f"{parent}.{name}" if parent else name for name in siblings or []] or known_keys())
+    near = near or nearest(key, known_keys())
+    return Fault(
+        key,
+        "no such key",
+        value,
+        allowed=", ".join(siblings or []),
+        fix=f"did you mean {near}?" if near else "see `python train.py --help` for all keys",
+    )
+
+
+def unknown_key_faults(config: DictConfig, prefix: str = "") -> list[Fault]:
+    """Gate 1: keys present in a composed config but absent from its schemas."""
+    schema, found = OmegaConf.get_type(config), []
+    allowed = [f.name for f in fields(schema)] if is_dataclass(schema) else None
+    for key in config:
+        name = str(key)
+        if prefix == "" and name == "hydra":
+            continue
+        if allowed is not None and name not in allowed:
+            node = config._get_node(key)
+            found.append(unknown_key_fault(prefix + name, str(OmegaConf.to_container(config).get(key, node)), allowed))
+        elif not OmegaConf.is_missing(config, name) and not OmegaConf.is_interpolation(config, name):
+            child = config[name]
+            if isinstance(child, DictConfig):
+                found += unknown_key_faults(child, f"{prefix}{name}.")
+    return found
+
+
+def _resolution_fault(error: OmegaConfBaseException, group: str) -> Fault:
+    key = str(error.full_key or group)
+    if isinstance(error, MissingMandatoryValue):
+        return Fault(key, "needs a value", fix=f"give it one: {key}=...")
+    return Fault(key, _first_line(error))
+
+
+def to_run_conf(config: DictConfig) -> RunConf:
+    """Gates 1 and 2: a composed config as real objects, resolved and range-checked.
+
+    Raises:
+        ConfigError: with every unknown key, missing value and range fault of every group.
+    """
+    faults = unknown_key_faults(config)
+    values: dict[str, Any] = {}
+    for f in fields(RunConf):
+        try:
+            node = config[f.name]
+            if not isinstance(node, DictConfig):
+                values[f.name] = node
+                faults += range_faults(f, node)
+                continue
+            missing = sorted(key if "." in key else f"{f.name}.{key}" for key in OmegaConf.missing_keys(node))
+            faults += [
+                Fault(key, "needs a value", fix=f"give it one: {key}=...") for key in missing
+            ]
+            if not missing:
+                values[f.name] = OmegaConf.to_object(node)
+        except ConfigError as error:
+            faults += [_below(fault, f.name) for fault in error.faults]
+        except OmegaConfBaseException as error:
+            faults.append(_resolution_fault(error, f.name))
+    if faults:
+        raise ConfigError(faults)
+    return RunConf(**values)
+
+
+def _below(fault: Fault, group: str) -> Fault:
+    return Fault(f"{group}.{fault.key}", fault.problem, fault.value, fault.allowed, fault.fix)
+
+
+def cross_field_faults(conf: RunConf) -> list[Fault]:
+    """Rules between groups: all that can be said without opening the model."""
+    found: list[Fault] = []
+    quantized = not isinstance(conf.quantization, NoQuantizationConf)
+    if quantized and isinstance(conf.lora, NoAdapterConf):
+        fix = "quantization=none, or lora=default"
+        found.append(Fault("lora", "full fine-tuning cannot train a quantized base", "none", fix=fix))
+    if quantized and isinstance(conf.lora, LoraConf) and conf.lora.init_lora_weights.changes_base:
+        name = conf.lora.init_lora_weights.value
+        fix = "quantization=none, or lora.init_lora_weights=kaiming"
+        found.append(Fault("lora.init_lora_weights", "moves base weights, which a quantized base forbids", name, fix=fix))
+    if isinstance(conf.quantization, Int8Conf) and isinstance(conf.lora, LoraConf) and conf.lora.use_dora:
+        fix = "quantization=nf4_double, or lora.use_dora=false"
+        found.append(Fault("lora.use_dora", "cannot read the norms of an 8-bit base", "true", fix=fix))
+    if conf.trainer.fp16 and conf.trainer.bf16:
+        fix = "keep one of them"
+        found.append(Fault("trainer.fp16", "fp16 and bf16 exclude each other", "true", fix=fix))
+    if conf.trainer.fp16 and conf.model.dtype is Dtype.float16 and isinstance(conf.lora, NoAdapterConf):
+        fix = "model.dtype=float32, or trainer.bf16=true trainer.fp16=false"
+        found.append(Fault("trainer.fp16", "cannot scale gradients of float16 weights", "true", fix=fix))
+    if conf.trainer.eval_strategy is not Strategy.no and conf.data.eval_fraction == 0:
+        fix = "data.eval_fraction=0.1, or trainer.eval_strategy=no"
+        found.append(Fault("trainer.eval_strategy", "has nothing to evaluate on", conf.trainer.eval_strategy.name, fix=fix))
+    if conf.data.batching is Batching.packed:
+        found += packing_faults(conf)
+    if conf.data.over_length is OverLength.truncate and conf.data.max_length < 64:
+        fix = "data.max_length=512"
+        found.append(Fault("data.max_length", "leaves no answer to train on", str(conf.data.max_length), fix=fix))
+    if isinstance(conf.model, PretrainedModelConf) and conf.model.trust_remote_code and not conf.model.revision:
+        fix = "model.revision=<40-digit commit> whose code you have read"
+        found.append(Fault("model.trust_remote_code", "needs a pinned commit", "true", fix=fix))
+    if isinstance(conf.quantization, FourBitConf) and conf.trainer.bf16:
+        compute = conf.quantization.bnb_4bit_compute_dtype
+        if compute is Dtype.float16:
+            fix = "quantization.bnb_4bit_compute_dtype=bfloat16"
+            found.append(Fault("quantization.bnb_4bit_compute_dtype", "contradicts trainer.bf16", compute.name, fix=fix))
+    return found
+
+
+def packing_faults(conf: RunConf) -> list[Fault]:
+    """Why this run's conversations cannot be packed into one row; empty if they can."""
+    found = []
+    if conf.model.attn_implementation not in PACKING_ATTENTION:
+        found.append(
+            Fault(
+                "model.attn_implementation",
+                "does not keep packed conversations apart",
+                conf.model.attn_implementation.name,
+                allowed=", ".join(item.name for item in PACKING_ATTENTION),
+                fix="data.batching=length_grouped, or another attention implementation",
+            )
+        )
+    if isinstance(conf.lora, PrefixTuningConf):
+        fix = "data.batching=auto or length_grouped"
+        found.append(Fault("data.batching", "a row has one prefix, packed conversations need one each", "packed", fix=fix))
+    return found
+
+
+def effective_batching(conf: RunConf) -> Batching:
+    """`data.batching` with `auto` decided."""
+    if conf.data.batching is not Batching.auto:
+        return conf.data.batching
+    return Batching.length_grouped if packing_faults(conf) else Batching.packed
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _written_value(key: str, overrides: list[str]) -> str:
+    """The value of `key` as it stands on the command line; empty if it came from a file."""
+    for override in reversed(overrides):
+        name, _, value = override.partition("=")
+        if name.lstrip("+~").partition("@")[0].replace("/", ".") == key:
+            return value
+    return ""
+
+
+def explain(error: Exception, overrides: list[str]) -> list[Fault]:
+    """The faults behind an exception of Hydra or OmegaConf.
+
+    Args:
+        error: What composing raised.
+        overrides: The command line, from which the offending value is quoted.
+    """
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(error, MissingConfigException):
+        missing = str(error.missing_cfg_file or "")
+        group, _, option = missing.rpartition("/")
+        options = [str(name) for name in error.options or []]
+        if not group or not options:
+            group_near = nearest(group or option, list(SCHEMAS) + ["experiment", "sweep"])
+            fix = f"did you mean {group_near}?" if group_near else ""
+            return [Fault(group or option, "no such group or file", option if group else "", fix=fix)]
+        near = nearest(option, options)
+        fix = f"did you mean {group}={near}?" if near else ""
+        return [Fault(group, "no such option", option, allowed=", ".join(options), fix=fix)]
+    if isinstance(error, OverrideParseException):
+        fix = "quote it for the shell, and once more for Hydra if it holds , { [ or $: 'key=\"value\"'"
+        return [Fault("", f"cannot be read ({_first_line(error)})", str(error.override), allowed="key=value", fix=fix)]
+    if isinstance(cause, OmegaConfBaseException):
+        key = str(cause.full_key or "")
+        value = _written_value(key, overrides)
+        if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+            written = next((o.partition("=")[0].lstrip("+~") for o in overrides if o.lstrip("+~").startswith(key)), key)
+            siblings = [f.name for f in fields(cause.object_type)] if is_dataclass(cause.object_type) else None
+            if written == key:
+                return [unknown_key_fault(key, value or _written_value(written, overrides), siblings)]
+            near = nearest(written, known_keys())
+            fix = f"did you mean {near}?" if near else ""
+            return [Fault(written, "no such key", _written_value(written, overrides), ", ".join(siblings or []), fix)]
+        message = _first_line(cause)
+        allowed = re.search(r"expected one of \[(.*)\]", message)
+        if allowed:
+            near = nearest(value, allowed.group(1).split(", "))
+            fix = f"did you mean {near}?" if near else ""
+            return [Fault(key, "no such value", value, allowed=allowed.group(1), fix=fix)]
+        expected = re.search(r"could not be converted to (\w+)", message)
+        if expected:
+            names = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+            received = re.search(r"Value '(.*)' of type", message)
+            value = value or (received.group(1) if received else "")
+            return [Fault(key, "has the wrong type", value, allowed=names.get(expected.group(1), expected.group(1)))]
+        if "is not Optional" in message:
+            return [Fault(key, "must have a value", value)]
+        if "does not support deletion" in message:
+            return [Fault(key, "cannot be deleted", fix=f"override it instead: {key}=...")]
+        return [Fault(key, message[:1].lower() + message[1:], value)]
+    if isinstance(error, ConfigCompositionException | HydraException):
+        return [Fault("", _first_line(error), fix="see `python train.py --help`")]
+    raise error

@@ -1,0 +1,212 @@
+"""Conversations and their one renderer, used for training and for inference alike.
+
+    messages --chat template--> text --tokenizer--> input_ids + which of them are supervised
+
+A conversation is cut at its answers: prompt, answer, prompt, answer ... Each piece is tokenized by itself, so that the ids
+in front of an answer are the same whether the answer is there (training) or still to come (generation).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from medllm.errors import LabelError
+
+ROLES = ("system", "user", "assistant")
+
+# ChatML, as OpenAI published it and Qwen, SmolLM2 and others use it: every turn between <|im_start|>role and <|im_end|>.
+CHATML_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn: a role of `ROLES` and its text."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns in order, user and assistant alternating; a system message, if any, comes first.
+
+    Attributes:
+        messages: The turns.
+        id: Where it came from (`row 17`), for messages about it that must not quote its text.
+    """
+
+    messages: tuple[Message, ...]
+    id: str = ""
+
+    @property
+    def fault(self) -> str:
+        """Why this cannot be trained on, in a few words; empty if it can."""
+        turns = [m for m in self.messages if m.role != "system"]
+        if any(m.role not in ROLES for m in self.messages):
+            return "unknown role"
+        if any(m.role == "system" for m in self.messages[1:]):
+            return "system message after the start"
+        if any(not m.content for m in turns):
+            return "empty message"
+        if len(turns) < 2 or [m.role for m in turns] != ["user", "assistant"] * (len(turns) // 2):
+            return "turns do not alternate from user to assistant"
+        return ""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Where an answer lies in `Rendered.input_ids`: from `start` to `end`, end-of-turn token included, `end` exclusive."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as the model reads it.
+
+    Attributes:
+        input_ids: Token ids of the whole conversation.
+        turns: The supervised spans.
+    """
+
+    input_ids: list[int]
+    turns: list[Turn] = field(default_factory=list)
+
+    @property
+    def labels(self) -> list[int]:
+        """`input_ids` where supervised, else -100 (unshifted, as transformers takes them)."""
+        labels = [-100] * len(self.input_ids)
+        for turn in self.turns:
+            labels[turn.start : turn.end] = self.input_ids[turn.start : turn.end]
+        return labels
+
+
+class Renderer:
+    """Renders conversations with a tokenizer's chat template.
+
+    Attributes:
+        end_of_turn_id: The token that closes an answer; supervised, and a stop token of generation.
+        stop_token_ids: That and the tokenizer's eos.
+
+    Raises:
+        LabelError: if the tokenizer has no chat template, or one that closes an answer by no special token.
+    """
+
+    def __init__(self, tokenizer: Any, system_prompt: str | None = None):
+        self.tokenizer = tokenizer
+        self.system_prompt = system_prompt
+        if not tokenizer.chat_template:
+            raise LabelError("the tokenizer has no chat template; use model.chat_format=chatml")
+        special = {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+        self._special_ids = set(special.values())
+        self._special_text = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
+        self.end_of_turn_id = self._find_end_of_turn()
+        self.stop_token_ids = sorted({self.end_of_turn_id, tokenizer.eos_token_id} - {None})
+
+    def render(self, conversation: Conversation) -> Rendered:
+        """Ids and supervised spans of a conversation, for training.
+
+        Raises:
+            LabelError: if the template rewrites earlier turns when later ones are added.
+        """
+        ids, turns, _ = self._render(self.template_messages(conversation), conversation.id)
+        return Rendered(ids, turns)
+
+    def render_prompt(self, conversation: Conversation) -> list[int]:
+        """Ids of a conversation that ends with the user, up to where the answer begins, for generation."""
+        messages = self.template_messages(conversation)
+        ids, _, done = self._render(messages, conversation.id)
+        return ids + self._ids(self._text(messages, generate=True)[len(done) :])
+
+    def _render(self, messages: list[dict[str, str]], name: str) -> tuple[list[int], list[Turn], str]:
+        """Ids up to the last answer, the spans of the answers, and the text of these ids."""
+        ids: list[int] = []
+        turns: list[Turn] = []
+        done = ""
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            prompt, whole = self._text(messages[:i], generate=True), self._text(messages[: i + 1])
+            if not prompt.startswith(done) or not whole.startswith(prompt):
+                raise LabelError(
+                    f"the chat template changes an earlier turn of {name or 'a conversation'} once another follows, so "
+                    "training and generation would differ; use model.chat_format=chatml"
+                )
+            ids += self._ids(prompt[len(done) :])
+            answer = self._ids(whole[len(prompt) :])
+            if self.end_of_turn_id not in answer:
+                raise LabelError(f"the chat template leaves an answer of {name or 'a conversation'} open")
+            length = len(answer) - answer[::-1].index(self.end_of_turn_id)
+            turns.append(Turn(len(ids), len(ids) + length))
+            ids += answer
+            done = whole
+        return ids, turns, done
+
+    def token_roles(self, input_ids: list[int], conversation: Conversation) -> list[str] | None:
+        """Whose text each token is: a role, or `template` for what the chat template added.
+
+        For proof and display. It looks only at the decoded text, never at what `render` decided, and so can contradict it.
+        None where decoding and tokenizing again does not give the same ids.
+        """
+        text = self.tokenizer.decode(input_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        again = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        if list(again["input_ids"]) != input_ids:
+            return None
+        spans, cursor = [], 0
+        for message in self.template_messages(conversation):
+            content = message["content"]
+            start, end = text.find(content, cursor), 0
+            if start >= 0:
+                end = start + len(content)
+            else:  # cut off by the over-length policy: the rest of the text is its beginning
+                start, end = text.find(content[:16], cursor), len(text)
+            if start < 0:
+                break
+            spans.append((start, end, message["role"]))
+            cursor = end
+        roles = []
+        for token_id, (start, end) in zip(input_ids, again["offset_mapping"], strict=True):
+            inside = [role for first, last, role in spans if first <= start and end <= last]
+            roles.append(inside[0] if inside and token_id not in self._special_ids else "template")
+        return roles
+
+    def template_messages(self, conversation: Conversation) -> list[dict[str, str]]:
+        """What the chat template gets: the system prompt in front, unless the conversation has its own; texts neutralised."""
+        system = [Message("system", self.system_prompt)] if self.system_prompt else []
+        given = conversation.messages
+        messages = given if given and given[0].role == "system" else (*system, *given)
+        return [{"role": m.role, "content": self.neutralise(m.content.strip())} for m in messages]
+
+    def neutralise(self, text: str) -> str:
+        """The text with every special token in it broken by a space: what a patient types must never end a turn."""
+        return self._special_text.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
+    def _text(self, messages: Sequence[dict[str, str]], *, generate: bool = False) -> str:
+        return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate))
+
+    def _ids(self, text: str) -> list[int]:
+        # The template writes the special tokens, the beginning-of-sequence token included: adding them again doubles it.
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _find_end_of_turn(self) -> int:
+        question, answer = {"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}
+        prompt, whole = self._text([question], generate=True), self._text([question, answer])
+        if not whole.startswith(prompt):
+            raise LabelError(
+                "the chat template's generation prompt is not how it begins an answer, so training and generation would "
+                "differ; use model.chat_format=chatml"
+            )
+        tail = whole[len(prompt) :].partition("answer")[2]
+        for token_id in self._ids(tail):
+            if token_id in self._special_ids:
+                return token_id
+        raise LabelError(
+            f"the chat template ends an answer with {tail!r}, which holds no special token: the model could not learn to "
+            "stop; use model.chat_format=chatml"
+        )

@@ -1,0 +1,1 @@
+"""Rows become conversations, conversations become token rows, token rows become batches."""

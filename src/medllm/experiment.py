@@ -1,0 +1,394 @@
+"""One run from configuration to artifact: the place where everything meets."""
+
+import gc
+import json
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch.utils.data import DataLoader
+from transformers import set_seed
+from transformers.utils import logging as transformers_logging
+
+from medllm import hub
+from medllm.artifact import resolved_yaml, seal, sha256, write_json
+from medllm.config.compose import Point
+from medllm.config.lora import NoAdapterConf
+from medllm.config.model import PretrainedModelConf, WheelModelConf
+from medllm.config.run import RunConf
+from medllm.config.store import project_root
+from medllm.config.validate import cross_field_faults, effective_batching
+from medllm.console import console
+from medllm.conversation import Renderer
+from medllm.data.pipeline import Datasets, build_datasets
+from medllm.errors import ConfigError
+from medllm.inference.generate import Answer, ask, build_generation_config, generate
+from medllm.models.adapter import attach_adapter, changes_base, count_parameters, save_initial, save_model
+from medllm.models.base import Tokenizer, build_base_model, build_tokenizer, pick_device
+from medllm.models.preflight import preflight_faults
+from medllm.plots import plot_loss
+from medllm.tracking.lineage import git_state, hardware, versions
+from medllm.tracking.memory import peak_memory_gib, reset_peak_memory
+from medllm.tracking.record import Opening, Record, flatten, open_record
+from medllm.training.arguments import build_arguments
+from medllm.training.callbacks import NonFiniteGuard, ProgressBar, Recorder, SampleAnswers
+from medllm.training.label_proof import LabelProof, prove_labels
+from medllm.training.metrics import EvalMetrics, evaluate, precision
+from medllm.training.trainer import MedTrainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run returns.
+
+    Attributes:
+        name: Of the run.
+        folder: The run's folder.
+        artifact: The artifact's folder.
+        run_id: In the run record; empty without tracking.
+        before: Held-out metrics of the base model; None without held-out data.
+        after: The same of the tuned model.
+        answers_before: Sample answers of the base model.
+        answers_after: Sample answers of the tuned model.
+        train_loss: Mean training loss of the last logged steps.
+        steps: Optimizer steps.
+        seconds: Of the whole run.
+        train_seconds: In training steps.
+        tokens_per_second: Tokens trained on, padding left out, per second in training steps.
+        peak_memory_gib: Of the process, or of the GPU.
+        trainable: Trained parameters.
+        total: All parameters.
+    """
+
+    name: str
+    folder: Path
+    artifact: Path
+    run_id: str
+    before: EvalMetrics | None
+    after: EvalMetrics | None
+    answers_before: list[Answer]
+    answers_after: list[Answer]
+    train_loss: float
+    steps: int
+    seconds: float
+    train_seconds: float
+    tokens_per_second: float
+    peak_memory_gib: float
+    trainable: int
+    total: int
+
+    @property
+    def objective(self) -> float:
+        """What a sweeper minimises: held-out loss, or the training loss where nothing is held out."""
+        return self.after.loss if self.after else self.train_loss
+
+
+@dataclass
+class Samples:
+    """Sample answers, the newest by optimizer step, so that no answer is generated twice."""
+
+    conf: RunConf
+    renderer: Renderer
+    record: Record
+    folder: Path
+    by_step: dict[int, list[Answer]] = field(default_factory=dict)
+
+    def take(self, model: Any, step: int) -> list[Answer]:
+        """The answers of the model at a step, generated at the first call and added to the run record."""
+        if step not in self.by_step:
+            questions = [ask(prompt) for prompt in self.conf.generation.sample_prompts]
+            self.by_step[step] = generate(model, self.renderer, questions, self.conf.generation)
+            path = self.folder / "samples.json"
+            write_json(path, {f"step {s}": [asdict(a) for a in answers] for s, answers in self.by_step.items()})
+            self.record.log_artifact(path)
+        return self.by_step[step]
+
+
+def check(points: Sequence[Point]) -> None:
+    """Gates between groups and of the base model's skeleton, for every point before the first one loads a model.
+
+    Raises:
+        ConfigError: with all faults of all points, each once.
+    """
+    quiet_libraries()
+    faults = []
+    for point in points:
+        for fault in [*cross_field_faults(point.conf), *preflight_faults(point.conf)]:
+            if fault not in faults:
+                faults.append(fault)
+    if faults:
+        raise ConfigError(faults)
+
+
+def run_training(conf: RunConf, folder: Path, *, parent_id: str = "") -> Result:
+    """Trains, evaluates and saves, as the configuration says.
+
+    Args:
+        conf: Checked by `check`.
+        folder: The run's own; artifact, checkpoints, plots and result go there.
+        parent_id: The sweep's record, if the run is a point of one.
+
+    Raises:
+        MedLLMError: of the kind that fits; the run record says FAILED with the traceback.
+    """
+    started = time.perf_counter()
+    quiet_libraries()
+    device = pick_device(conf.trainer.use_cpu)
+    reset_peak_memory(device)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(resolved_yaml(conf), encoding="utf-8")
+    code = git_state(project_root())
+    tags = {"mlflow.source.git.commit": code.commit, "git.dirty": str(bool(code.diff)).lower(), "seed": str(conf.seed)}
+    tags |= {f"version.{name}": text for name, text in versions().items()}
+    tags |= {f"hardware.{name}": text for name, text in hardware().items()}
+    tags["folder"] = _display(folder)
+    leaves = flatten(OmegaConf.to_container(OmegaConf.structured(conf), enum_to_str=True))  # type: ignore[arg-type]
+    with open_record(conf.tracking, Opening(conf.name, leaves, tags, parent_id)) as record:
+        record.log_artifact(folder / "config.yaml")
+        if code.diff:
+            (folder / "uncommitted.diff").write_text(code.diff, encoding="utf-8")
+            record.log_artifact(folder / "uncommitted.diff")
+        result = _run(conf, folder, device, record, code.commit, started)
+        record.log_metrics(_final_metrics(result), result.steps)
+    return result
+
+
+def _run(conf: RunConf, folder: Path, device: str, record: Record, commit: str, started: float) -> Result:
+    """The table of contents of a run."""
+    tokenizer = build_tokenizer(conf.model)
+    renderer = Renderer(tokenizer.tokenizer, conf.data.system_prompt)
+    datasets = build_datasets(conf.data, renderer, effective_batching(conf), conf.seed)
+    _record_data(datasets, conf, record)
+
+    base = build_base_model(conf.model, conf.quantization, tokenizer, device)
+    proof = prove_labels(datasets, renderer, base)
+    _record_proof(proof, folder, record)
+    samples = Samples(conf, Renderer(tokenizer.tokenizer, conf.generation.system_prompt), record, folder)
+    before = _evaluate_base(base, datasets, conf, device)
+    answers_before = samples.take(base, 0)
+
+    set_seed(conf.seed)  # before the adapter is made: its first weights are part of the seed's result
+    model = attach_adapter(base, conf.lora, tokenizer.new_token_ids, _base_name(conf))
+    initial = None
+    if changes_base(conf.lora):
+        initial = folder / "initial_adapter"
+        save_initial(model, initial)
+    trainable, total = count_parameters(model)
+    _say_plan(conf, datasets, proof, trainable, total, device)
+
+    trainer = build_trainer(model, conf, datasets, folder, record, samples)
+    trainer.train(resume_from_checkpoint=conf.trainer.resume_from_checkpoint)
+    after = _final_evaluation(trainer) if datasets.eval else None
+    answers_after = samples.take(model, trainer.state.global_step)
+
+    history = trainer.state.log_history
+    train_loss = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+    held_out = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
+    curve = [(0, before.loss), *held_out] if before else []
+    record.log_artifact(plot_loss(train_loss, curve, conf.name, folder / "loss.png"))
+    result = Result(
+        name=conf.name,
+        folder=folder,
+        artifact=folder / "artifact",
+        run_id=record.id,
+        before=before,
+        after=after,
+        answers_before=answers_before,
+        answers_after=answers_after,
+        train_loss=train_loss[-1][1] if train_loss else math.nan,
+        steps=trainer.state.global_step,
+        seconds=time.perf_counter() - started,
+        train_seconds=trainer.train_seconds,
+        tokens_per_second=int(trainer.num_tokens) / trainer.train_seconds if trainer.train_seconds else math.nan,
+        peak_memory_gib=peak_memory_gib(device),
+        trainable=trainable,
+        total=total,
+    )
+    _save_artifact(result, model, initial, conf, tokenizer, renderer, datasets, commit)
+    if conf.hub.push_to_hub:
+        console.print(f"uploaded to {hub.push(conf.hub, result.artifact)}")
+    return result
+
+
+def build_trainer(
+    model: Any, conf: RunConf, datasets: Datasets, folder: Path, record: Record, samples: Samples
+) -> MedTrainer:
+    """A MedTrainer with its guard, progress bar, recorder and samples."""
+    if conf.trainer.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    trainer = MedTrainer(
+        conf=conf.trainer,
+        datasets=datasets,
+        model=model,
+        args=build_arguments(conf.trainer, folder / "checkpoints", conf.seed),
+        processing_class=samples.renderer.tokenizer,
+    )
+    trainer.add_callback(NonFiniteGuard(trainer))
+    trainer.add_callback(ProgressBar())
+    trainer.add_callback(Recorder(record.log_metrics))
+    if conf.generation.sample_at_evaluation:
+        trainer.add_callback(SampleAnswers(lambda step: samples.take(model, step)))
+    return trainer
+
+
+def _evaluate_base(base: Any, datasets: Datasets, conf: RunConf, device: str) -> EvalMetrics | None:
+    """Held-out metrics of the untouched base, on the batches that the Trainer will use."""
+    if datasets.eval is None:
+        return None
+    loader = DataLoader(
+        datasets.eval.dataset, batch_size=conf.trainer.per_device_eval_batch_size, collate_fn=datasets.collate
+    )
+    with precision(device, bf16=conf.trainer.bf16, fp16=conf.trainer.fp16):
+        return evaluate(base, loader)
+
+
+def _final_evaluation(trainer: MedTrainer) -> EvalMetrics:
+    """Metrics of the trained model; the last evaluation's if it was after the last step."""
+    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), {})
+    if last.get("step") != trainer.state.global_step:
+        last = trainer.evaluate()
+    return EvalMetrics(**{name: last[f"eval_{name}"] for name in EvalMetrics.__dataclass_fields__})
+
+
+def _record_data(datasets: Datasets, conf: RunConf, record: Record) -> None:
+    source = getattr(conf.data, "path", "") or getattr(conf.data, "dataset", "")
+    name = Path(source).stem or source
+    record.log_data(name, datasets.fingerprint, source, "training", len(datasets.train.conversations))
+    if datasets.eval:
+        record.log_data(name, datasets.fingerprint, source, "evaluation", len(datasets.eval.conversations))
+    record.set_tags(
+        {
+            "data.fingerprint": datasets.fingerprint,
+            "data.batching": datasets.batching.name,
+            "data.counts": json.dumps(datasets.counts),
+            "data.rejected": json.dumps(datasets.rejected),
+        }
+    )
+
+
+def _record_proof(proof: LabelProof, folder: Path, record: Record) -> None:
+    path = folder / "label_proof.json"
+    write_json(path, proof.as_dict())
+    record.log_artifact(path)
+    record.log_metrics({f"labels/supervised_share_{role}": s for role, s in proof.supervised_share.items()}, 0)
+    record.set_tags({"labels": "proven"})
+
+
+def _say_plan(
+    conf: RunConf, datasets: Datasets, proof: LabelProof, trainable: int, total: int, device: str
+) -> None:
+    held_out = len(datasets.eval.samples.rows) if datasets.eval else 0
+    counts = ", ".join(f"{count} {fate}" for fate, count in datasets.counts.items() if count and fate != "kept")
+    together = f"{datasets.batching.name} loss {proof.together_loss:.4f} = {proof.alone_loss:.4f} one by one"
+    console.print(
+        f"data      {len(datasets.train.samples.rows)} conversations to train on, {held_out} held out, "
+        f"{datasets.train.num_tokens:,} tokens, {datasets.batching.name}{f'; {counts}' if counts else ''}\n"
+        f"labels    proven on {proof.conversations} conversations: answers and their end of turn supervised, nothing else; "
+        f"{together}\n"
+        f"model     {_base_name(conf)} on {device}, {trainable:,} of {total:,} parameters trained "
+        f"({100 * trainable / total:.2f} %)"
+    )
+
+
+def _save_artifact(
+    result: Result,
+    model: Any,
+    initial: Path | None,
+    conf: RunConf,
+    tokenizer: Tokenizer,
+    renderer: Renderer,
+    datasets: Datasets,
+    commit: str,
+) -> None:
+    folder = result.artifact
+    save_model(model, folder, initial)
+    tokenizer.tokenizer.save_pretrained(folder)
+    build_generation_config(conf.generation, renderer).save_pretrained(folder)
+    (folder / "label_proof.json").write_bytes((result.folder / "label_proof.json").read_bytes())
+    write_json(folder / "metrics.json", result_metrics(result))
+    answers = {"before": result.answers_before, "after": result.answers_after}
+    write_json(folder / "samples.json", {k: [asdict(a) for a in v] for k, v in answers.items()})
+    full = isinstance(conf.lora, NoAdapterConf)
+    weights = folder / ("model.safetensors" if full else "adapter_model.safetensors")
+    seal(
+        folder,
+        conf,
+        {
+            "kind": "full" if full else "adapter",
+            "weights_sha256": sha256(weights) if weights.is_file() else "",
+            "base": _base_description(conf),
+            "data": {"fingerprint": datasets.fingerprint, **datasets.counts},
+            "code": {"commit": commit},
+            "run_id": result.run_id,
+            "versions": versions(),
+        },
+    )
+
+
+def result_metrics(result: Result) -> dict[str, float]:
+    """A result's numbers under the names of the run record."""
+    metrics: dict[str, float] = {}
+    if result.before and result.after:
+        metrics |= result.before.as_dict("base/") | result.after.as_dict("eval/")
+    return metrics | {
+        "train/final_loss": result.train_loss,
+        "train/steps": result.steps,
+        "perf/seconds": result.seconds,
+        "perf/train_seconds": result.train_seconds,
+        "perf/tokens_per_second": result.tokens_per_second,
+        "perf/peak_memory_gib": result.peak_memory_gib,
+        "model/trainable_parameters": result.trainable,
+        "model/total_parameters": result.total,
+    }
+
+
+def _final_metrics(result: Result) -> dict[str, float]:
+    """What is recorded at the end: all numbers that no log has recorded at its own step."""
+    logged = {"eval/loss", "eval/perplexity", "eval/token_accuracy", "eval/num_tokens"}
+    return {name: value for name, value in result_metrics(result).items() if name not in logged}
+
+
+def _base_name(conf: RunConf) -> str:
+    if isinstance(conf.model, PretrainedModelConf):
+        return conf.model.pretrained_model_name_or_path
+    return "tiny_random"
+
+
+def _base_description(conf: RunConf) -> dict[str, str | None]:
+    if isinstance(conf.model, WheelModelConf) and conf.model.source.name == "wheel":
+        return {"name": _base_name(conf), "wheel": conf.model.wheel, "sha256": conf.model.sha256}
+    if isinstance(conf.model, PretrainedModelConf):
+        return {"name": _base_name(conf), "revision": conf.model.revision}
+    return {"name": _base_name(conf)}
+
+
+def _display(folder: Path) -> str:
+    """A folder's path, short where it lies below the project."""
+    root = project_root()
+    return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
+
+
+def quiet_libraries() -> None:
+    """Keeps the console for what people need: no progress bars but ours, and no advice to medllm's own developers."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|peft\.|bitsandbytes\.")
+
+
+def free_memory() -> None:
+    """Returns what a finished or failed run left behind, so that the next point starts with a clean device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

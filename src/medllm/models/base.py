@@ -1,0 +1,185 @@
+"""Builds tokenizers and base models from the `model` and `quantization` groups."""
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from medllm.config.model import ChatFormat, ModelConf, PretrainedModelConf, Source, TinyRandomModelConf, WheelModelConf
+from medllm.config.quantization import QuantizationConf
+from medllm.conversation import CHATML_TEMPLATE, CHATML_TOKENS
+from medllm.errors import ModelError
+from medllm.models.quantization import build_quantization_config, keep_training_layout
+from medllm.models.tiny import build_tiny_tokenizer
+from medllm.models.wheel import prepare
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer and what was added to it.
+
+    Attributes:
+        tokenizer: transformers' own object.
+        new_token_ids: Tokens the base model has never seen; their embeddings must be trained.
+    """
+
+    tokenizer: Any
+    new_token_ids: tuple[int, ...] = ()
+
+
+def pick_device(use_cpu: bool) -> str:
+    """`cpu`, or this process's CUDA device where there is one."""
+    if use_cpu or not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def resolve(conf: PretrainedModelConf) -> str:
+    """The folder or hub id to load from; prepares a wheel's model if that is the source."""
+    if isinstance(conf, WheelModelConf) and conf.source is Source.wheel:
+        return str(prepare(conf))
+    return conf.pretrained_model_name_or_path
+
+
+def hub_arguments(conf: PretrainedModelConf) -> dict[str, Any]:
+    """What every `from_pretrained` call of this model gets."""
+    return {"revision": conf.revision or "main", "trust_remote_code": conf.trust_remote_code}
+
+
+def build_tokenizer(conf: ModelConf) -> Tokenizer:
+    """The base's tokenizer, in native or ChatML format.
+
+    Raises:
+        ModelError: if it cannot be found.
+    """
+    if isinstance(conf, TinyRandomModelConf):
+        tokenizer = build_tiny_tokenizer()
+    elif isinstance(conf, PretrainedModelConf):
+        from transformers import AutoTokenizer
+
+        with reported(conf):
+            tokenizer = AutoTokenizer.from_pretrained(resolve(conf), **hub_arguments(conf))
+    else:
+        raise ModelError(f"model: no tokenizer builder for {type(conf).__name__}")
+    return setup_chatml(tokenizer) if conf.chat_format is ChatFormat.chatml else Tokenizer(tokenizer)
+
+
+def setup_chatml(tokenizer: Any) -> Tokenizer:
+    """Switches a tokenizer to ChatML, adding its two tokens where they are missing.
+
+    As the guide's `setup_chat_format`: beginning, end and padding are the ChatML tokens from here on. Padding is never
+    supervised because labels come from the rendering and not from the token, so it may share the end's token.
+    """
+    known = tokenizer.get_vocab()
+    new = [token for token in CHATML_TOKENS if token not in known]
+    tokenizer.add_special_tokens(
+        {"bos_token": CHATML_TOKENS[0], "eos_token": CHATML_TOKENS[1], "pad_token": CHATML_TOKENS[1]}
+    )
+    tokenizer.chat_template = CHATML_TEMPLATE
+    return Tokenizer(tokenizer, tuple(tokenizer.convert_tokens_to_ids(new)))
+
+
+def build_model_config(conf: ModelConf) -> Any:
+    """transformers' config of the base model, without its weights.
+
+    Raises:
+        ModelError: if it cannot be found.
+    """
+    if isinstance(conf, TinyRandomModelConf):
+        from transformers import LlamaConfig
+
+        tokenizer = build_tiny_tokenizer()
+        return LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=conf.hidden_size,
+            intermediate_size=conf.intermediate_size,
+            num_hidden_layers=conf.num_hidden_layers,
+            num_attention_heads=conf.num_attention_heads,
+            num_key_value_heads=conf.num_key_value_heads,
+            max_position_embeddings=conf.max_position_embeddings,
+            tie_word_embeddings=conf.tie_word_embeddings,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    if isinstance(conf, PretrainedModelConf):
+        from transformers import AutoConfig
+
+        with reported(conf):
+            return AutoConfig.from_pretrained(resolve(conf), **hub_arguments(conf))
+    raise ModelError(f"model: no config builder for {type(conf).__name__}")
+
+
+def build_base_model(
+    conf: ModelConf, quantization: QuantizationConf, tokenizer: Tokenizer, device: str = "cpu"
+) -> Any:
+    """The base model with its weights, frozen, on `device`, its embeddings as long as the tokenizer.
+
+    Raises:
+        ModelError: if it cannot be found, or holds no safetensors weights.
+    """
+    from transformers import AutoModelForCausalLM
+
+    arguments: dict[str, Any] = {
+        "dtype": getattr(torch, conf.dtype.value),
+        "attn_implementation": conf.attn_implementation.value,
+    }
+    quantization_config = build_quantization_config(quantization)
+    if isinstance(conf, TinyRandomModelConf):
+        model = _build_tiny(conf, arguments, quantization_config)
+    elif isinstance(conf, PretrainedModelConf):
+        if quantization_config is not None:
+            arguments["quantization_config"] = quantization_config
+        with reported(conf):
+            model = AutoModelForCausalLM.from_pretrained(
+                resolve(conf), device_map={"": device}, use_safetensors=True, **arguments, **hub_arguments(conf)
+            )
+    else:
+        raise ModelError(f"model: no builder for {type(conf).__name__}")
+    if tokenizer.new_token_ids:
+        model.resize_token_embeddings(len(tokenizer.tokenizer), mean_resizing=False)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(model.config, name, getattr(tokenizer.tokenizer, name))
+    model.config.use_cache = False  # position ids keep packed conversations apart only without a cache
+    model.requires_grad_(False)
+    keep_training_layout(model)
+    return model.to(device) if quantization_config is None else model
+
+
+def _build_tiny(conf: TinyRandomModelConf, arguments: dict[str, Any], quantization_config: Any) -> Any:
+    """Random weights from `init_seed`, leaving the process's random state as it was."""
+    import tempfile
+
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(conf.init_seed)
+        model = AutoModelForCausalLM.from_config(build_model_config(conf), **arguments)
+    if quantization_config is None:
+        return model
+    # Quantization happens while weights are loaded, so they pass through a folder once.
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantization_config, **arguments)
+
+
+class reported:  # noqa: N801 - reads as a word in `with reported(conf)`
+    """Turns what transformers raises for a missing, gated or unsafe model into a ModelError with a remedy."""
+
+    def __init__(self, conf: PretrainedModelConf):
+        self.name = conf.pretrained_model_name_or_path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError | ValueError):
+            reason = next((line for line in str(error).strip().split("\n") if line), type(error).__name__)
+            raise ModelError(
+                f"model.pretrained_model_name_or_path={self.name} cannot be loaded: {reason}\n"
+                "    fix: give a local folder, or check name, connection and access (`hf auth login` for gated models)"
+            ) from None

@@ -1,0 +1,76 @@
+"""What a run and a sweep print at their end."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from medllm.console import console
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 07 s` or `2 h 05 min`."""
+    if not math.isfinite(seconds):
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.0f} s"
+
+
+def print_run(result: Any, shown: dict[str, Path | str]) -> None:
+    """The summary of a run: numbers before and after, cost, places, sample answers.
+
+    Args:
+        result: A `medllm.experiment.Result`.
+        shown: Places to name, such as the artifact's folder.
+    """
+    table = Table(title=f"{result.name}", title_justify="left", show_edge=False, pad_edge=False)
+    for column in ("held-out", "before", "after", "change"):
+        table.add_column(column, justify="left" if column == "held-out" else "right")
+    if result.before and result.after:
+        before, after = result.before, result.after
+        table.add_row("loss", f"{before.loss:.4f}", f"{after.loss:.4f}", f"{after.loss - before.loss:+.4f}")
+        change = f"{100 * (after.perplexity / before.perplexity - 1):+.0f} %"
+        table.add_row("perplexity", f"{before.perplexity:.2f}", f"{after.perplexity:.2f}", change)
+        change = f"{100 * (after.token_accuracy - before.token_accuracy):+.1f} points"
+        table.add_row("token accuracy", f"{before.token_accuracy:.3f}", f"{after.token_accuracy:.3f}", change)
+    console.print()
+    console.print(table)
+    lines = {
+        "time": f"{duration(result.seconds)}, of which training {duration(result.train_seconds)}, {result.steps} steps",
+        "throughput": f"{result.tokens_per_second:,.0f} tokens/s",
+        "peak memory": f"{result.peak_memory_gib:.2f} GiB",
+        **{name: str(place) for name, place in shown.items()},
+    }
+    for name, text in lines.items():
+        console.print(f"{name:<15}{text}", markup=False)
+    for before, after in zip(result.answers_before, result.answers_after, strict=True):
+        console.print()
+        console.print(Text(f"patient   {before.question}", style="bold"))
+        for name, answer in (("before", before), ("after", after)):
+            rest = "" if answer.finished else " [...]"
+            console.print(Text(f"{name:<10}{answer.text}{rest}"))
+
+
+def print_points(rows: list[dict[str, Any]], title: str) -> None:
+    """The table of a sweep: points by held-out loss, failed ones last with their reason."""
+    table = Table(title=title, title_justify="left")
+    for column in ("point", "held-out loss", "perplexity", "time", "peak memory", "status"):
+        table.add_column(column, justify="left" if column in ("point", "status") else "right", overflow="fold")
+    for row in rows:
+        metrics = row.get("metrics", {})
+        loss = row.get("objective")
+        perplexity = metrics.get("eval/perplexity")
+        table.add_row(
+            Text(row["label"]),
+            "-" if loss is None else f"{loss:.4f}",
+            "-" if perplexity is None else f"{perplexity:.2f}",
+            duration(metrics["perf/seconds"]) if metrics else "-",
+            f"{metrics['perf/peak_memory_gib']:.2f} GiB" if metrics else "-",
+            Text(row["status"] + (f": {row['reason']}" if row.get("reason") else "")),
+        )
+    console.print()
+    console.print(table)

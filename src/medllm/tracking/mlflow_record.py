@@ -1,0 +1,153 @@
+"""The run record in MLflow.
+
+It speaks to the store through `MlflowClient` and keeps no active run: MLflow's global state lets one run's numbers slip into
+another's, and its exit handler calls a crashed run finished.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import re
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from medllm.config.tracking import MlflowConf
+from medllm.errors import TrackingError
+from medllm.tracking.record import Opening, Record
+
+# Fail within seconds instead of MLflow's four minutes when a server is gone.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+
+ILLEGAL = re.compile(r"[^\w\-. :/]+")
+LONGEST_VALUE, LONGEST_NAME, BATCH = 6000, 250, 90
+
+logging.getLogger("mlflow").setLevel(logging.ERROR)
+logging.getLogger("alembic").setLevel(logging.ERROR)
+
+
+def legal_name(name: str) -> str:
+    """A parameter or metric name that MLflow accepts: what it refuses becomes `_`."""
+    return ILLEGAL.sub("_", name)[:LONGEST_NAME].strip("./ ") or "_"
+
+
+def legal_value(value: Any) -> str:
+    """A parameter value as text, marked where MLflow's limit cuts it; the resolved config holds it whole."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    mark = " ... (cut, see config.yaml)"
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - len(mark)] + mark
+
+
+class MlflowRecord(Record):
+    """A run in an MLflow store."""
+
+    def __init__(self, client: Any, run_id: str):
+        self.client = client
+        self.id = run_id
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Named numbers at an optimizer step; non-finite ones are left out, since MLflow stores infinity as 1.8e308."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        entries = [Metric(legal_name(k), float(v), now, step) for k, v in metrics.items() if math.isfinite(v)]
+        self.client.log_batch(self.id, metrics=entries)
+
+    def log_params(self, params: dict[str, Any]) -> None:
+        """Every leaf of the configuration, in batches the store accepts."""
+        from mlflow.entities import Param
+
+        entries = [Param(legal_name(name), legal_value(value)) for name, value in params.items()]
+        for start in range(0, len(entries), BATCH):
+            self.client.log_batch(self.id, params=entries[start : start + BATCH])
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Copies a file into the store."""
+        self.client.log_artifact(self.id, str(path), folder or None)
+
+    def set_tags(self, tags: dict[str, str]) -> None:
+        """Short texts."""
+        for name, value in tags.items():
+            self.client.set_tag(self.id, legal_name(name), value[:8000])
+
+    def log_data(self, name: str, digest: str, source: str, context: str, num_rows: int) -> None:
+        """A data set's name, digest and size."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": source}), profile=json.dumps({"num_rows": num_rows}))
+        self.client.log_inputs(self.id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+
+
+def connect(conf: MlflowConf) -> tuple[Any, str]:
+    """A client and the experiment's id; makes database and experiment where they are missing.
+
+    The first two users of a fresh SQLite database break it together, so its schema is made under a lock.
+
+    Raises:
+        TrackingError: if the store cannot be reached or the experiment was deleted.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    database = Path(conf.tracking_uri.removeprefix("sqlite:///")) if conf.tracking_uri.startswith("sqlite:") else None
+    if database is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{database}.lock") if database is not None else contextlib.nullcontext()
+    try:
+        with lock:
+            client = MlflowClient(tracking_uri=conf.tracking_uri)
+            experiment = client.get_experiment_by_name(conf.experiment_name)
+            if experiment is None:
+                location = Path(conf.artifact_location).as_uri() if conf.artifact_location else None
+                return client, client.create_experiment(conf.experiment_name, artifact_location=location)
+    except (MlflowException, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise TrackingError(
+            f"tracking.tracking_uri={conf.tracking_uri} cannot be opened: {reason}\n"
+            "    fix: start the server, correct the address, or tracking=none"
+        ) from None
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"tracking.experiment_name={conf.experiment_name} was deleted\n"
+            "    fix: restore it with `mlflow experiments restore`, or choose another name"
+        )
+    return client, experiment.experiment_id
+
+
+@contextlib.contextmanager
+def open_mlflow_record(conf: MlflowConf, opening: Opening) -> Iterator[MlflowRecord]:
+    """See `medllm.tracking.record.open_record`."""
+    client, experiment_id = connect(conf)
+    tags = {"mlflow.parentRunId": opening.parent_id} if opening.parent_id else {}
+    run = client.create_run(experiment_id, run_name=opening.name, tags=tags)
+    record = MlflowRecord(client, run.info.run_id)
+    status = "FAILED"
+    try:
+        record.log_params(opening.params)
+        record.set_tags(opening.tags)
+        yield record
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    except Exception as error:
+        _log_failure(record, error)
+        raise
+    finally:
+        client.set_terminated(record.id, status)
+
+
+def _log_failure(record: MlflowRecord, error: Exception) -> None:
+    record.set_tags({"error": f"{type(error).__name__}: {error}"})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "traceback.txt"
+        path.write_text("".join(traceback.format_exception(error)))
+        record.log_artifact(path)

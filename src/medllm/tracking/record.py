@@ -1,0 +1,78 @@
+"""The run record's interface, its null object, and the choice between the two."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medllm.config.tracking import MlflowConf, NoTrackingConf, TrackingConf
+from medllm.errors import TrackingError
+
+
+class Record:
+    """One run's record. This one keeps nothing and is what `tracking=none` gives.
+
+    Attributes:
+        id: Empty where there is no store.
+    """
+
+    id = ""
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Named numbers at an optimizer step."""
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """A file."""
+
+    def set_tags(self, tags: dict[str, str]) -> None:
+        """Short texts that may change later."""
+
+    def log_data(self, name: str, digest: str, source: str, context: str, num_rows: int) -> None:
+        """A data set that went in, by its digest; never its content."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What is known of a run when its record opens.
+
+    Attributes:
+        name: Shown in lists.
+        params: Dotted config path to value.
+        tags: Short texts.
+        parent_id: The sweep's record, if the run is a point of one.
+    """
+
+    name: str
+    params: dict[str, Any] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    parent_id: str = ""
+
+
+@contextlib.contextmanager
+def open_record(conf: TrackingConf, opening: Opening) -> Iterator[Record]:
+    """Opens a run's record and closes it with the truth: FINISHED, FAILED with the traceback, or KILLED.
+
+    Raises:
+        TrackingError: if the store cannot be opened.
+    """
+    if isinstance(conf, NoTrackingConf):
+        yield Record()
+    elif isinstance(conf, MlflowConf):
+        from medllm.tracking.mlflow_record import open_mlflow_record
+
+        with open_mlflow_record(conf, opening) as record:
+            yield record
+    else:
+        raise TrackingError(f"tracking: no builder for {type(conf).__name__}")
+
+
+def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dictionary's leaves under dotted paths; lists are leaves."""
+    leaves: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            leaves |= flatten(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves

@@ -1,0 +1,40 @@
+"""Builds transformers' TrainingArguments from the `trainer` group."""
+
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medllm.config.trainer import TrainerConf
+
+# Applied to the model by `build_trainer`, since transformers renamed the argument in 5.x.
+NOT_PASSED_ON = ("gradient_checkpointing",)
+
+
+def build_arguments(conf: TrainerConf, folder: Path, seed: int) -> Any:
+    """TrainingArguments that write checkpoints to `folder` and report to nobody: medllm keeps the record itself."""
+    from transformers import TrainingArguments
+
+    given = {name: value.value if isinstance(value, Enum) else value for name, value in asdict(conf).items()}
+    for name in NOT_PASSED_ON:
+        del given[name]
+    given["logging_steps"] = int(conf.logging_steps) if conf.logging_steps >= 1 else conf.logging_steps
+    for name in ("eval_steps", "save_steps"):
+        given[name] = int(given[name]) if given[name] >= 1 else given[name]
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        seed=seed,
+        data_seed=seed,
+        report_to=[],
+        disable_tqdm=True,
+        logging_nan_inf_filter=False,  # it reports NaN as loss 0.0, and a sweep would prefer the diverged point
+        logging_first_step=True,
+        remove_unused_columns=False,  # rows carry what the collators need and nothing else
+        label_names=["labels"],
+        dataloader_pin_memory=torch.cuda.is_available() and not conf.use_cpu,
+        **given,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process drives one GPU; several GPUs are torchrun's
+    return arguments

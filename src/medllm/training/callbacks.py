@@ -1,0 +1,132 @@
+"""What happens beside training: the guard against non-finite numbers, progress, the record, sample answers."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+from medllm.console import console
+from medllm.errors import NonFiniteError
+
+# The Trainer's names and ours. What is missing here is not recorded.
+METRIC_NAMES = {
+    "loss": "train/loss",
+    "grad_norm": "train/grad_norm",
+    "learning_rate": "train/learning_rate",
+    "epoch": "train/epoch",
+    "tokens_per_second": "perf/tokens_per_second",
+    "eval_loss": "eval/loss",
+    "eval_perplexity": "eval/perplexity",
+    "eval_token_accuracy": "eval/token_accuracy",
+    "eval_num_tokens": "eval/num_tokens",
+    "eval_runtime": "perf/eval_seconds",
+}
+
+
+class NonFiniteGuard(TrainerCallback):
+    """Stops before the optimizer step that would write NaN or infinity into the weights.
+
+    One synchronisation with the device per optimizer step.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Raises: NonFiniteError: naming the step and what is not finite."""
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norms = torch.stack([norm.to(args.device) for norm in torch._foreach_norm(gradients)]) if gradients else None
+        loss = self.trainer.step_loss
+        checks = torch.stack([loss.float(), norms.float().sum() if norms is not None else torch.zeros_like(loss)])
+        loss_value, gradient_value = checks.tolist()
+        self.trainer.step_loss = torch.zeros_like(loss)
+        faults = [
+            f"the {name} is {value}"
+            for name, value in (("loss", loss_value), ("gradient norm", gradient_value))
+            if not math.isfinite(value)
+        ]
+        if faults:
+            raise NonFiniteError(
+                f"step {state.global_step + 1}: {' and '.join(faults)}; stopped before the weights were updated\n"
+                "    fix: a lower trainer.learning_rate, more trainer.warmup_steps, or model.dtype=bfloat16 instead of float16"
+            )
+
+
+class Recorder(TrainerCallback):
+    """Hands every logged number to the run record, by step.
+
+    Args:
+        log_metrics: Takes named metrics and the optimizer step.
+    """
+
+    def __init__(self, log_metrics: Callable[[dict[str, float], int], None]):
+        self.log_metrics = log_metrics
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        """Translates the Trainer's names into ours."""
+        metrics = {METRIC_NAMES[name]: float(value) for name, value in (logs or {}).items() if name in METRIC_NAMES}
+        if metrics and state.is_world_process_zero:
+            self.log_metrics(metrics, state.global_step)
+
+
+class SampleAnswers(TrainerCallback):
+    """Asks for sample answers at each evaluation.
+
+    Args:
+        sample: Takes the optimizer step.
+    """
+
+    def __init__(self, sample: Callable[[int], Any]):
+        self.sample = sample
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After the metrics of this step are known."""
+        if state.is_world_process_zero:
+            self.sample(state.global_step)
+
+
+class ProgressBar(TrainerCallback):
+    """A progress bar on a terminal; elsewhere a line at every tenth of the way."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[speed]} tokens/s"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.loss, self.speed = "-", "-"
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Starts the bar."""
+        self.progress.start()
+        self.task = self.progress.add_task(
+            "training", total=state.max_steps, completed=state.global_step, loss="-", speed="-"
+        )
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        """Keeps the newest numbers; prints held-out ones."""
+        logs = logs or {}
+        if "loss" in logs:
+            self.loss, self.speed = f"{logs['loss']:.3f}", f"{logs.get('tokens_per_second', 0):.0f}"
+        if "eval_loss" in logs:
+            accuracy = logs.get("eval_token_accuracy", math.nan)
+            line = f"step {state.global_step}: held-out loss {logs['eval_loss']:.4f}, token accuracy {accuracy:.3f}"
+            self.progress.console.print(line)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Moves the bar, or prints a line where there is no terminal."""
+        self.progress.update(self.task, completed=state.global_step, loss=self.loss, speed=self.speed)
+        step, total = state.global_step, state.max_steps
+        if self.progress.disable and (step * 10 // total != (step - 1) * 10 // total):
+            console.print(f"step {step}/{total}  loss {self.loss}  {self.speed} tokens/s")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ends the bar."""
+        self.progress.stop()

@@ -1,0 +1,114 @@
+"""MedTrainer: transformers' Trainer with a loss per supervised token, honest evaluation, and throughput."""
+
+import time
+from typing import Any
+
+import torch
+from transformers import Trainer
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import EvalLoopOutput
+
+from medllm.config.data import Batching
+from medllm.config.trainer import TrainerConf
+from medllm.data.pipeline import Datasets
+from medllm.training.metrics import evaluate, precision, token_sums
+
+
+class MedTrainer(Trainer):
+    """Overrides, each with its reason.
+
+    compute_loss: sums the loss over supervised tokens and divides by their number in the whole optimizer batch, so that
+        it does not change with micro-batches, accumulation or packing; computes logits only where they are needed.
+    training_step: counts tokens.
+    evaluation_loop: sums over counts in constant memory; the stock loop averages batch means and keeps logits.
+    log: adds throughput.
+    _get_train_sampler: groups by length under every version of transformers 5.
+
+    Attributes:
+        num_tokens: Tokens trained on, padding left out (int64 scalar on the device).
+        num_supervised_tokens: Those of them that carry a label.
+        train_seconds: Time in training steps, evaluation and checkpoints left out.
+        step_loss: Sum of the micro-batches' losses since the last optimizer step, for the guard.
+    """
+
+    def __init__(self, *, conf: TrainerConf, datasets: Datasets, **arguments: Any):
+        self.conf = conf
+        self.datasets = datasets
+        super().__init__(
+            train_dataset=datasets.train.dataset,
+            eval_dataset=datasets.eval.dataset if datasets.eval else None,
+            data_collator=datasets.collate,
+            **arguments,
+        )
+        # The loss below is already divided by the optimizer batch's tokens: the Trainer must count and not divide again.
+        self.model_accepts_loss_kwargs = True
+        self.remove_callback(PrinterCallback)
+        self.num_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
+        self.num_supervised_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
+        self.step_loss = torch.zeros((), device=self.args.device)
+        self.train_seconds = 0.0
+        self._logged_tokens, self._logged_seconds = 0, 0.0
+
+    def training_step(self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One micro-batch, forward and backward."""
+        started = time.perf_counter()
+        mask = inputs.get("attention_mask")
+        self.num_tokens += inputs["input_ids"].numel() if mask is None else mask.sum().to(self.args.device)
+        self.num_supervised_tokens += (inputs["labels"] != -100).sum().to(self.args.device)
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self.step_loss += loss.detach()
+        self.train_seconds += time.perf_counter() - started
+        return loss
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Summed cross-entropy over the optimizer batch's supervised tokens; never returns outputs."""
+        sums = token_sums(model, inputs)
+        loss = sums.loss / (sums.count if num_items_in_batch is None else num_items_in_batch)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes afterwards
+        return (loss, {}) if return_outputs else loss
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Held-out loss, perplexity and token accuracy."""
+
+        def progress() -> None:
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+
+        device = str(self.args.device)
+        with precision(device, bf16=self.conf.bf16, fp16=self.conf.fp16):
+            metrics = evaluate(
+                self.model, dataloader, reduce=lambda sums: self.accelerator.reduce(sums, "sum"), on_batch=progress
+            )
+        num_samples = len(dataloader.dataset)
+        return EvalLoopOutput(None, None, metrics.as_dict(f"{metric_key_prefix}_"), num_samples)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds tokens per second since the last training log."""
+        if "loss" in logs:
+            tokens, seconds = int(self.num_tokens), self.train_seconds
+            if seconds > self._logged_seconds:
+                logs["tokens_per_second"] = (tokens - self._logged_tokens) / (seconds - self._logged_seconds)
+            self._logged_tokens, self._logged_seconds = tokens, seconds
+        super().log(logs, start_time)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.datasets.batching is not Batching.length_grouped:
+            return super()._get_train_sampler(train_dataset)
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        generator = torch.Generator()
+        generator.manual_seed(self.args.seed)
+        return LengthGroupedSampler(size, lengths=list(self.datasets.train.samples.rows["length"]), generator=generator)
