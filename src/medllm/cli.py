@@ -35,10 +35,10 @@ def launch(main: Callable[[], Any]) -> None:
     Args:
         main: The decorated function; it calls `run_point`.
     """
-    sys.exit(_guarded(lambda: _launch(main)))
+    sys.exit(guarded(lambda: _launch(main)))
 
 
-def _guarded(action: Callable[[], None]) -> int:
+def guarded(action: Callable[[], None]) -> int:
     """Runs an action and turns what it raises into a message and an exit code."""
     try:
         action()
@@ -51,6 +51,23 @@ def _guarded(action: Callable[[], None]) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(bool(error.code))
     return 0
+
+
+def pop_option(arguments: list[str], name: str, default: int) -> tuple[list[str], int]:
+    """Takes a script's own `name=NUMBER` out of its arguments; the rest are overrides.
+
+    Raises:
+        SystemExit: with code 2, if it is no number.
+    """
+    own = [argument for argument in arguments if argument.startswith(f"{name}=")]
+    rest = [argument for argument in arguments if argument not in own]
+    if not own:
+        return rest, default
+    value = own[-1].partition("=")[2]
+    if not value.isdigit():
+        print(f"medllm: {name}={value}: is no whole number", file=sys.stderr)
+        raise SystemExit(2)
+    return rest, int(value)
 
 
 def _launch(main: Callable[[], Any]) -> None:

@@ -23,7 +23,7 @@ class Point:
     """One run of a plan.
 
     Attributes:
-        overrides: What distinguishes it, as written: `("lora.r=8",)`; the whole command line for a single run.
+        overrides: What distinguishes it from the plan's other points: `("lora.r=8",)`; empty if it is the only one.
         conf: The whole of it, checked.
     """
 
@@ -103,18 +103,20 @@ def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None =
     """
     if not multirun:
         _refuse_sweep_values(overrides)
-        return Plan((Point(tuple(overrides), load_run_conf(overrides, config_dir)),), Path())
-    # What selects a group may itself carry a grid (`sweep=...`), so the grid is read from the composed hydra node.
-    fixed, swept = [], []
-    for override in _parse(overrides):
-        (swept if override.is_sweep_override() else fixed).append(override.input_line)
+        return Plan((Point((), load_run_conf(overrides, config_dir)),), Path())
+    # What selects a group may itself carry a grid (`sweep=...`), so the grid is read from the composed hydra node. As in
+    # Hydra's sweeper, the command line comes after it and wins.
+    parsed = _parse(overrides)
+    fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
     config = compose_config(fixed, config_dir, multirun=True)
     grid = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-    combinations = BasicSweeper.split_arguments(_parse([*grid, *swept]), None)[0]
+    combinations = BasicSweeper.split_arguments(_parse([*grid, *overrides]), None)[0]
+    constant = set.intersection(*(set(combination) for combination in combinations))
     points, faults = [], []
     for combination in combinations:
         try:
-            points.append(Point(tuple(combination), load_run_conf([*fixed, *combination], config_dir)))
+            conf = load_run_conf(combination, config_dir)
+            points.append(Point(tuple(override for override in combination if override not in constant), conf))
         except ConfigError as error:
             faults += [fault for fault in error.faults if fault not in faults]
     if faults:

@@ -217,7 +217,8 @@ def explain(error: Exception, overrides: list[str]) -> list[Fault]:
         error: What composing raised.
         overrides: The command line, from which the offending value is quoted.
     """
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    chained = error.__cause__ or error.__context__  # the latter for what Hydra finds in a YAML file
+    cause = chained if isinstance(chained, OmegaConfBaseException) else error
     if isinstance(error, MissingConfigException):
         missing = str(error.missing_cfg_file or "")
         group, _, option = missing.rpartition("/")
@@ -238,6 +239,9 @@ def explain(error: Exception, overrides: list[str]) -> list[Fault]:
         if isinstance(cause, ConfigAttributeError | ConfigKeyError):
             written = next((o.partition("=")[0].lstrip("+~") for o in overrides if o.lstrip("+~").startswith(key)), key)
             siblings = [f.name for f in fields(cause.object_type)] if is_dataclass(cause.object_type) else None
+            file = re.match(r"In '(.+?)'", str(error))
+            if file:
+                written, value = key, f"... in {file[1]}.yaml"
             if written == key:
                 return [unknown_key_fault(key, value or _written_value(written, overrides), siblings)]
             near = nearest(written, known_keys())
@@ -249,10 +253,10 @@ def explain(error: Exception, overrides: list[str]) -> list[Fault]:
             near = nearest(value, allowed.group(1).split(", "))
             fix = f"did you mean {near}?" if near else ""
             return [Fault(key, "no such value", value, allowed=allowed.group(1), fix=fix)]
-        expected = re.search(r"could not be converted to (\w+)", message)
+        expected = re.search(r"(?:could not be converted to|is not a valid) (\w+)", message)
         if expected:
-            names = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-            received = re.search(r"Value '(.*)' of type", message)
+            names = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+            received = re.search(r"Value '(.*)' (?:of type|is not)", message)
             value = value or (received.group(1) if received else "")
             return [Fault(key, "has the wrong type", value, allowed=names.get(expected.group(1), expected.group(1)))]
         if "is not Optional" in message:

@@ -30,8 +30,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 ILLEGAL = re.compile(r"[^\w\-. :/]+")
 LONGEST_VALUE, LONGEST_NAME, BATCH = 6000, 250, 90
 
-logging.getLogger("mlflow").setLevel(logging.ERROR)
-logging.getLogger("alembic").setLevel(logging.ERROR)
 
 
 def legal_name(name: str) -> str:
@@ -97,6 +95,8 @@ def connect(conf: MlflowConf) -> tuple[Any, str]:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    for name in ("mlflow", "alembic"):  # after the import, which sets its own levels
+        logging.getLogger(name).setLevel(logging.ERROR)
     database = Path(conf.tracking_uri.removeprefix("sqlite:///")) if conf.tracking_uri.startswith("sqlite:") else None
     if database is not None:
         database.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,43 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+help:  ## Show this text
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## Make .venv with the pinned versions of requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medllm needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	touch $@
+
+demo: setup  ## Fine-tune the bundled model on the bundled dialogues, in a few minutes on a laptop
+	$(BIN)/python train.py experiment=demo
+
+test: setup  ## Run the default tests (under 8 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+test-slow: setup  ## Run the slow tests: the bundled model, whole runs, whole sweeps
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+check: setup  ## Lint, check formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: setup  ## Open the run record at http://127.0.0.1:5000
+	$(BIN)/mlflow ui --workers 1
+
+clean:  ## Remove the environment; keeps outputs, runs and the cache
+	rm -rf $(VENV)
+
+.PHONY: help setup demo test test-slow check format ui clean

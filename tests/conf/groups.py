@@ -1,0 +1,45 @@
+"""What the tests of the config groups share: finding options, and refusing bad ones."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from medllm.config.compose import load_run_conf, run_conf_from_file
+from medllm.config.run import RunConf
+from medllm.errors import ConfigError
+
+CONF = Path(__file__).parents[2] / "conf"
+
+# What options need besides their name to be complete.
+REQUIRED = {
+    "model=pretrained": ["model.pretrained_model_name_or_path=owner/name"],
+    "data=local": ["data.path=dialogues.csv"],
+}
+
+
+def options(group: str) -> list[str]:
+    """Every option of a group, found recursively; never an empty list."""
+    found = sorted(str(p.relative_to(CONF / group).with_suffix("")) for p in (CONF / group).rglob("*.yaml"))
+    assert found, f"conf/{group} has no options"
+    return found
+
+
+def load(group: str, option: str, *overrides: str) -> RunConf:
+    """A run with that option, composed and checked."""
+    choice = f"{group}={option}"
+    return load_run_conf([choice, *REQUIRED.get(choice, []), *overrides])
+
+
+def assert_round_trips(conf: RunConf, folder: Path) -> None:
+    """Resolved YAML reads back as equal objects of the same types."""
+    path = folder / "config.yaml"
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(conf), resolve=True))
+    assert run_conf_from_file(path) == conf
+
+
+def refusal(*overrides: str) -> str:
+    """The message that refuses these overrides."""
+    with pytest.raises(ConfigError) as caught:
+        load_run_conf(list(overrides))
+    return str(caught.value)

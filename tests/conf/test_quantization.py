@@ -1,0 +1,49 @@
+"""The `quantization` group."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medllm.models.quantization import backend_fault, build_quantization_config
+from tests.conf.groups import assert_round_trips, load, options, refusal
+
+
+@pytest.mark.parametrize("option", options("quantization"))
+def test_composes_and_round_trips(option: str, tmp_path: Path) -> None:
+    """Each option composes, validates and survives YAML."""
+    assert_round_trips(load("quantization", option), tmp_path)
+
+
+@pytest.mark.parametrize("option", options("quantization"))
+def test_builds_the_upstream_object(option: str) -> None:
+    """Each option becomes the BitsAndBytesConfig that its name says, or None."""
+    config = build_quantization_config(load("quantization", option).quantization)
+    if option == "none":
+        assert config is None
+        return
+    assert config.load_in_8bit == (option == "int8")
+    assert config.load_in_4bit == (option != "int8")
+    assert config.bnb_4bit_use_double_quant == (option == "nf4_double")
+    if config.load_in_4bit:
+        assert (config.bnb_4bit_quant_type, config.bnb_4bit_compute_dtype) == ("nf4", torch.bfloat16)
+
+
+@pytest.mark.parametrize("option", options("quantization"))
+def test_backend_works_here(option: str) -> None:
+    """A product runs forward and backward on the CPU for every option."""
+    assert backend_fault(load("quantization", option).quantization, "cpu") == ""
+
+
+def test_refusals() -> None:
+    """Unknown key, wrong value, out of range."""
+    assert "quantization.bnb_4bit_quant_typ=nf4: no such key" in refusal("quantization.bnb_4bit_quant_typ=nf4")
+    assert refusal("quantization.bnb_4bit_quant_type=nf5") == (
+        "1 fault in the configuration:\n"
+        "  quantization.bnb_4bit_quant_type=nf5: no such value\n"
+        "      allowed: nf4, fp4\n"
+        "      fix: did you mean nf4?"
+    )
+    assert refusal("quantization=int8", "quantization.llm_int8_threshold=-1") == (
+        "1 fault in the configuration:\n  quantization.llm_int8_threshold=-1.0: is out of range\n      allowed: >= 0"
+    )

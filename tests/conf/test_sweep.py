@@ -1,0 +1,39 @@
+"""The `sweep` group: every grid expands, and each of its points is valid."""
+
+import pytest
+
+from medllm.config.compose import make_plan
+from medllm.config.validate import cross_field_faults
+from medllm.errors import ConfigError
+from tests.conf.groups import options
+
+
+@pytest.mark.parametrize("option", options("sweep"))
+def test_expands_and_each_point_is_valid(option: str) -> None:
+    """More than one point, all different, all consistent."""
+    plan = make_plan([f"sweep={option}"], multirun=True)
+    assert len(plan.points) > 1
+    assert len({point.overrides for point in plan.points}) == len(plan.points)
+    assert all(cross_field_faults(point.conf) == [] for point in plan.points)
+
+
+def test_command_line_grid() -> None:
+    """Ranks times rates, in order; alpha tied by an interpolation."""
+    overrides = ["lora.r=8,16", "trainer.learning_rate=1e-4,2e-4", 'lora.lora_alpha="${mul:2,${lora.r}}"']
+    plan = make_plan(overrides, multirun=True)
+    found = [(p.conf.lora.r, p.conf.lora.lora_alpha, p.conf.trainer.learning_rate) for p in plan.points]  # type: ignore[attr-defined]
+    assert found == [(8, 16, 1e-4), (8, 16, 2e-4), (16, 32, 1e-4), (16, 32, 2e-4)]
+
+
+def test_the_command_line_wins_over_the_grid_of_a_preset() -> None:
+    """A swept key given on the command line replaces the preset's values."""
+    plan = make_plan(["sweep=rank_learning_rate", "lora.r=4"], multirun=True)
+    assert {point.conf.lora.r for point in plan.points} == {4}  # type: ignore[attr-defined]
+
+
+def test_one_bad_point_refuses_the_sweep() -> None:
+    """No point starts if any is wrong."""
+    with pytest.raises(ConfigError, match="lora.r=0: is out of range"):
+        make_plan(["lora.r=8,0"], multirun=True)
+    with pytest.raises(ConfigError, match="no such option"):
+        make_plan(["lora=default,nothing"], multirun=True)

@@ -1,0 +1,79 @@
+"""Fixtures: a private cache and project-independent places, small data, and a way to run train.py as people do."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Samples are cached per session; prepared base models stay where `make demo` put them."""
+    from medllm.cache import cache_dir
+
+    shared, private = cache_dir(), tmp_path_factory.mktemp("cache")
+    (private / "models").parent.mkdir(parents=True, exist_ok=True)
+    (shared / "models").mkdir(parents=True, exist_ok=True)
+    (private / "models").symlink_to(shared / "models")
+    os.environ["MEDLLM_CACHE"] = str(private)
+    return private
+
+
+@pytest.fixture(scope="session")
+def dialogues(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV of 24 short dialogues, for runs of seconds."""
+    complaints = ("headache", "cough", "rash", "fever", "back pain", "dizziness", "sore throat", "nausea")
+    path = tmp_path_factory.mktemp("data") / "dialogues.csv"
+    lines = ["Patient,Doctor"]
+    for i in range(24):
+        complaint = complaints[i % len(complaints)]
+        lines.append(
+            f'"I have had a {complaint} for {i + 2} days, what should I do?",'
+            f'"A {complaint} of {i + 2} days is common. Rest and drink water. See a doctor if it gets worse after {i} days."'
+        )
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def tiny_overrides(dialogues: Path, tmp_path: Path) -> list[str]:
+    """A run of seconds in a folder of its own."""
+    return [
+        "model=tiny_random",
+        "quantization=none",
+        "data=local",
+        f"data.path={dialogues}",
+        "data.max_length=256",
+        "trainer=cpu",
+        "trainer.bf16=false",
+        "trainer.max_steps=4",
+        "generation.max_new_tokens=4",
+        f"tracking.tracking_uri=sqlite:///{tmp_path}/mlflow.db",
+        f"tracking.artifact_location={tmp_path}/mlruns",
+        f"hydra.run.dir={tmp_path}/run",
+    ]
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Types `python train.py ...` from an unrelated folder."""
+
+    def run(*arguments: str, timeout: float = 280, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=tmp_path,
+            env={**os.environ, "COLUMNS": "160", **environment},
+        )
+
+    return run
