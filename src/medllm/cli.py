@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -21,12 +21,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from medllm.config.compose import Plan, Point, make_plan
-from medllm.config.store import project_root
+from medllm.config.tracking import MlflowConf
 from medllm.config.validate import explain, to_run_conf
 from medllm.errors import ConfigError, MedLLMError, PointFailedError
-
-if TYPE_CHECKING:
-    from medllm.experiment import Result
+from medllm.help import help_text
+from medllm.quiet import quiet_libraries
 
 
 def launch(main: Callable[[], Any]) -> None:
@@ -75,12 +74,16 @@ def _launch(main: Callable[[], Any]) -> None:
     sys.argv[1:] = overrides_first(sys.argv[1:])
     arguments = get_args_parser().parse_args(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises to us instead of printing and exiting by itself
-    passive = arguments.help or arguments.hydra_help or arguments.cfg or arguments.info
+    if arguments.help:
+        print(help_text(arguments.overrides))
+        return
+    passive = arguments.hydra_help or arguments.cfg or arguments.info
     if passive or arguments.shell_completion or arguments.config_name or arguments.config_path:
         _explained(main, arguments.overrides)
         return
     searchpath = [f"hydra.searchpath=[{arguments.config_dir}]"] if arguments.config_dir else []
     plan = make_plan([*searchpath, *arguments.overrides], multirun=arguments.multirun)
+    quiet_libraries()
     from medllm.experiment import check  # imports torch: only after every key, type and range is right
 
     check(plan.points)
@@ -106,7 +109,11 @@ def _run_sweep(main: Callable[[], Any], plan: Plan, overrides: list[str]) -> Non
     console.print(f"sweep of {len(plan.points)} points in {plan.sweep_dir}", markup=False)
     for number, point in enumerate(plan.points):
         console.print(f"  {number}  {', '.join(point.overrides)}", markup=False)
-    sys.argv.insert(1, f"hydra.sweep.dir='{plan.sweep_dir}'")
+    # The folder, because Hydra would otherwise read the clock again; and folder names of what differs between points.
+    differing = {override.partition("=")[0] for point in plan.points for override in point.overrides}
+    constant = sorted({override.partition("=")[0] for override in overrides} - differing)
+    exclude = ",".join(f"'{key}'" for key in constant)
+    sys.argv[1:1] = [f"hydra.sweep.dir='{plan.sweep_dir}'", f"hydra.job.config.override_dirname.exclude_keys=[{exclude}]"]
     with open_sweep(plan, plan.points[0].conf):
         _explained(main, overrides)
 
@@ -126,6 +133,7 @@ def run_point(config: DictConfig) -> float:
         PointFailedError: in a sweep, if the point failed; it carries a reason and no frames, because Hydra keeps it until
             the sweep ends, and a traceback would keep the point's model.
     """
+    quiet_libraries()  # again, for points in processes of their own
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode is RunMode.MULTIRUN
@@ -134,7 +142,7 @@ def run_point(config: DictConfig) -> float:
 
     reason = ""
     try:
-        return _train(config, folder)
+        return _train(config, folder, sweeping=sweeping)
     except (KeyboardInterrupt, SystemExit):
         write_result(folder, "KILLED", reason="interrupted")
         raise
@@ -155,8 +163,9 @@ def run_point(config: DictConfig) -> float:
     raise PointFailedError(reason)
 
 
-def _train(config: DictConfig, folder: Path) -> float:
+def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> float:
     from medllm.experiment import check, result_metrics, run_training
+    from medllm.summary import print_point, print_run
     from medllm.sweep.points import parent_of, write_result
 
     conf = to_run_conf(config)
@@ -164,17 +173,14 @@ def _train(config: DictConfig, folder: Path) -> float:
     result = run_training(conf, folder, parent_id=parent_of(folder))
     metrics = result_metrics(result)
     write_result(folder, "FINISHED", objective=result.objective, metrics=metrics, run_id=result.run_id)
-    _print(result, conf.tracking)
+    if sweeping:
+        print_point(folder.name, result)
+    else:
+        shown = {"artifact": str(result.artifact)}
+        if isinstance(conf.tracking, MlflowConf):
+            shown["run"] = f"{result.run_id} in {conf.tracking.tracking_uri}"
+        print_run(result, shown)
     return result.objective
-
-
-def _print(result: "Result", tracking: Any) -> None:
-    from medllm.summary import print_run
-
-    shown: dict[str, Path | str] = {"artifact": result.artifact}
-    if result.run_id:
-        shown["run"] = f"{result.run_id} in {tracking.tracking_uri}; see it with `mlflow ui` in {project_root()}"
-    print_run(result, shown)
 
 
 def _terminate(signum: int, frame: Any) -> None:

@@ -2,11 +2,8 @@
 
 import gc
 import json
-import logging
 import math
-import os
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +13,6 @@ import torch
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 from transformers import set_seed
-from transformers.utils import logging as transformers_logging
 
 from medllm import hub
 from medllm.artifact import resolved_yaml, seal, sha256, write_json
@@ -43,8 +39,6 @@ from medllm.training.callbacks import NonFiniteGuard, ProgressBar, Recorder, Sam
 from medllm.training.label_proof import LabelProof, prove_labels
 from medllm.training.metrics import EvalMetrics, evaluate, precision
 from medllm.training.trainer import MedTrainer
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,7 +114,6 @@ def check(points: Sequence[Point]) -> None:
     Raises:
         ConfigError: with all faults of all points, each once.
     """
-    quiet_libraries()
     faults = []
     for point in points:
         for fault in [*cross_field_faults(point.conf), *preflight_faults(point.conf)]:
@@ -142,7 +135,6 @@ def run_training(conf: RunConf, folder: Path, *, parent_id: str = "") -> Result:
         MedLLMError: of the kind that fits; the run record says FAILED with the traceback.
     """
     started = time.perf_counter()
-    quiet_libraries()
     device = pick_device(conf.trainer.use_cpu)
     reset_peak_memory(device)
     folder.mkdir(parents=True, exist_ok=True)
@@ -376,15 +368,6 @@ def _display(folder: Path) -> str:
     """A folder's path, short where it lies below the project."""
     root = project_root()
     return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
-
-
-def quiet_libraries() -> None:
-    """Keeps the console for what people need: no progress bars but ours, and no advice to medllm's own developers."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|peft\.|bitsandbytes\.")
 
 
 def free_memory() -> None:

@@ -1,7 +1,6 @@
 """What a run and a sweep print at their end."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -20,7 +19,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.0f} s"
 
 
-def print_run(result: Any, shown: dict[str, Path | str]) -> None:
+def print_run(result: Any, shown: dict[str, str]) -> None:
     """The summary of a run: numbers before and after, cost, places, sample answers.
 
     Args:
@@ -43,7 +42,7 @@ def print_run(result: Any, shown: dict[str, Path | str]) -> None:
         "time": f"{duration(result.seconds)}, of which training {duration(result.train_seconds)}, {result.steps} steps",
         "throughput": f"{result.tokens_per_second:,.0f} tokens/s",
         "peak memory": f"{result.peak_memory_gib:.2f} GiB",
-        **{name: str(place) for name, place in shown.items()},
+        **{name: place for name, place in shown.items()},
     }
     for name, text in lines.items():
         console.print(f"{name:<15}{text}", markup=False)
@@ -53,6 +52,11 @@ def print_run(result: Any, shown: dict[str, Path | str]) -> None:
         for name, answer in (("before", before), ("after", after)):
             rest = "" if answer.finished else " [...]"
             console.print(Text(f"{name:<10}{answer.text}{rest}"))
+
+
+def print_point(name: str, result: Any) -> None:
+    """One line for a finished point of a sweep."""
+    console.print(f"finished {name}: objective {result.objective:.4f}, {duration(result.seconds)}", markup=False)
 
 
 def print_points(rows: list[dict[str, Any]], title: str) -> None:

@@ -101,7 +101,7 @@ class ProgressBar(TrainerCallback):
             TimeRemainingColumn(),
         )
         self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self.loss, self.speed = "-", "-"
+        self.tenth = -1
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Starts the bar."""
@@ -111,21 +111,18 @@ class ProgressBar(TrainerCallback):
         )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        """Keeps the newest numbers; prints held-out ones."""
-        logs = logs or {}
+        """Moves the bar, or prints a line where there is no terminal; prints held-out numbers always."""
+        logs, step, total = logs or {}, state.global_step, state.max_steps
         if "loss" in logs:
-            self.loss, self.speed = f"{logs['loss']:.3f}", f"{logs.get('tokens_per_second', 0):.0f}"
+            loss, speed = f"{logs['loss']:.3f}", f"{logs.get('tokens_per_second', 0):.0f}"
+            self.progress.update(self.task, completed=step, loss=loss, speed=speed)
+            if self.progress.disable and step * 10 // total != self.tenth:
+                self.tenth = step * 10 // total
+                console.print(f"step {step}/{total}  loss {loss}  {speed} tokens/s")
         if "eval_loss" in logs:
             accuracy = logs.get("eval_token_accuracy", math.nan)
-            line = f"step {state.global_step}: held-out loss {logs['eval_loss']:.4f}, token accuracy {accuracy:.3f}"
+            line = f"step {step}: held-out loss {logs['eval_loss']:.4f}, token accuracy {accuracy:.3f}"
             self.progress.console.print(line)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Moves the bar, or prints a line where there is no terminal."""
-        self.progress.update(self.task, completed=state.global_step, loss=self.loss, speed=self.speed)
-        step, total = state.global_step, state.max_steps
-        if self.progress.disable and (step * 10 // total != (step - 1) * 10 // total):
-            console.print(f"step {step}/{total}  loss {self.loss}  {self.speed} tokens/s")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ends the bar."""

@@ -1,0 +1,87 @@
+"""The house's laws that a machine can check."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "medllm"
+
+# Lower imports nothing from higher; names in one row do not import each other.
+LAYERS = [
+    {"errors", "cache", "console", "quiet", "__init__"},
+    {"config"},
+    {"conversation"},
+    {"data", "models", "tracking", "hub", "plots", "artifact", "help"},
+    {"training", "inference"},
+    {"experiment", "summary"},
+    {"sweep"},
+    {"cli"},
+]
+ONLY_IN = {"mlflow": {"tracking", "evaluation"}, "peft": {"models"}, "bitsandbytes": {"models"}}
+
+
+def room(path: Path) -> str:
+    """The top-level name a file belongs to."""
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports, at its top or in a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def test_every_room_has_a_layer() -> None:
+    """A new file or folder must find its place."""
+    assert {room(path) for path in FILES} == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_downward(path: Path) -> None:
+    """A layer imports lower layers and itself, not its siblings; the version is free for all."""
+    rank = next(i for i, layer in enumerate(LAYERS) if room(path) in layer)
+    rooms = {name.split(".")[1] for name in imports(path) if name.startswith("medllm.")} - {"__version__"}
+    allowed = set().union(*LAYERS[:rank]) | {room(path)}
+    if rank == 0:
+        allowed |= LAYERS[0]
+    assert rooms <= allowed
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
+    """mlflow, peft and bitsandbytes are each known to one room."""
+    for library, rooms in ONLY_IN.items():
+        if any(name == library or name.startswith(f"{library}.") for name in imports(path)):
+            assert room(path) in rooms
+
+
+def test_composing_leaves_torch_out() -> None:
+    """A wrong key is answered before anything heavy is imported."""
+    code = (
+        "import sys; from medllm.config.compose import load_run_conf; import medllm.cli; load_run_conf([]);"
+        "print(sorted({'torch', 'transformers', 'mlflow', 'peft', 'datasets'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_configs_are_read_without_hidden_defaults() -> None:
+    """No `cfg.get(key, default)`: a default stands in its schema."""
+    offenders = [str(p) for p in FILES if "conf.get(" in p.read_text() or "cfg.get(" in p.read_text()]
+    assert offenders == []
+
+
+def test_forbidden_names() -> None:
+    """No drawer for everything."""
+    assert not [path for path in FILES if path.stem in ("utils", "helpers", "common", "misc")]
