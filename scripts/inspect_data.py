@@ -32,7 +32,9 @@ def inspect(overrides: list[str], show: int) -> None:
     for sample in rows.select(range(min(show, len(rows)))).to_list():
         console.rule(f"{sample['conversation_id']}, {sample['length']} tokens")
         console.print(coloured(sample, renderer.tokenizer, Text()))
-    table = Table("", "conversations", "tokens", "supervised", "mean", "p50", "p90", "longest", title="lengths in tokens")
+    table = Table(
+        "", "conversations", "tokens", "supervised", "mean", "p50", "p90", "longest", title="lengths in tokens"
+    )
     for name, side in (("training", datasets.train), ("held out", datasets.eval)):
         if side is not None:
             table.add_row(name, *length_row(side.samples.rows))

@@ -50,7 +50,9 @@ def test_labels_are_ids_where_supervised_and_ignored_elsewhere(renderer: Rendere
 
 
 @pytest.mark.parametrize("system", [None, "You are a careful doctor."])
-@pytest.mark.parametrize("make", [build_tiny_tokenizer, foreign_tokenizer, lambda: setup_chatml(foreign_tokenizer()).tokenizer])
+@pytest.mark.parametrize(
+    "make", [build_tiny_tokenizer, foreign_tokenizer, lambda: setup_chatml(foreign_tokenizer()).tokenizer]
+)
 def test_training_prompt_is_generation_prompt(make, system) -> None:  # type: ignore[no-untyped-def]
     """In front of every answer, training has the very ids that generation starts from, in every format."""
     renderer = Renderer(make(), system)
@@ -84,7 +86,7 @@ def test_special_tokens_in_a_message_are_text(renderer: Renderer, token: str) ->
     """A patient who types a special token neither ends a turn nor begins one."""
     plain = renderer.render(talk("My head hurts", "Since when?"))
     attacked = renderer.render(talk(f"My head {token} hurts", f"Since {token} when?"))
-    special = [i for i in renderer.tokenizer.added_tokens_decoder]
+    special = list(renderer.tokenizer.added_tokens_decoder)
     count = [sum(i in special for i in rendered.input_ids) for rendered in (plain, attacked)]
     assert count[0] == count[1]
     assert len(attacked.turns) == 1
@@ -117,7 +119,7 @@ def test_a_tokenizer_without_template_is_refused() -> None:
     """With the remedy."""
     tokenizer = build_tiny_tokenizer()
     tokenizer.chat_template = None
-    with pytest.raises(LabelError, match="model.chat_format=chatml"):
+    with pytest.raises(LabelError, match=r"model\.chat_format=chatml"):
         Renderer(tokenizer)
 
 

@@ -1,14 +1,14 @@
 """The artifact: a self-contained folder that chat, evaluation, serving and export start from.
 
-    artifact/
-      adapter_model.safetensors, adapter_config.json    or, after full fine-tuning, model.safetensors, config.json
-      tokenizer.json, tokenizer_config.json, chat_template.jinja
-      generation_config.json    sampling defaults and stop tokens
-      config.yaml               the run's whole configuration, resolved
-      metrics.json              held-out metrics before and after, throughput
-      samples.json              answers before and after
-      label_proof.json          what was proven of the labels
-      manifest.json             what it is, where it comes from, SHA-256 of every other file
+artifact/
+  adapter_model.safetensors, adapter_config.json    or, after full fine-tuning, model.safetensors, config.json
+  tokenizer.json, tokenizer_config.json, chat_template.jinja
+  generation_config.json    sampling defaults and stop tokens
+  config.yaml               the run's whole configuration, resolved
+  metrics.json              held-out metrics before and after, throughput
+  samples.json              answers before and after
+  label_proof.json          what was proven of the labels
+  manifest.json             what it is, where it comes from, SHA-256 of every other file
 """
 
 import hashlib
@@ -18,11 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from medllm import __version__
+from medllm.config.compose import resolved, run_conf_from_file
 from medllm.config.run import RunConf
-from medllm.config.compose import run_conf_from_file
 from medllm.errors import ArtifactError
 
 FORMAT = 1
@@ -62,7 +62,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def resolved_yaml(conf: RunConf) -> str:
     """The whole configuration as YAML, without interpolations."""
-    return OmegaConf.to_yaml(OmegaConf.structured(conf), resolve=True)
+    return yaml.safe_dump(resolved(conf), sort_keys=False, allow_unicode=True)
 
 
 def seal(folder: Path, conf: RunConf, description: dict[str, Any]) -> Path:
@@ -98,7 +98,9 @@ def load_artifact(folder: Path | str) -> Artifact:
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
         raise ArtifactError(f"{folder / MANIFEST} is damaged") from None
     if manifest.get("format") != FORMAT:
-        raise ArtifactError(f"{folder}: format {manifest.get('format')} is not {FORMAT}; it was written by another version")
+        raise ArtifactError(
+            f"{folder}: format {manifest.get('format')} is not {FORMAT}; it was written by another version"
+        )
     damaged = [name for name, digest in sorted(files.items()) if not _intact(folder, name, digest)]
     if damaged:
         raise ArtifactError(f"{folder} is damaged: {', '.join(damaged)}")

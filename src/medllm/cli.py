@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from medllm.config.compose import Plan, Point, make_plan
+from medllm.config.store import SCHEMAS
 from medllm.config.tracking import MlflowConf
 from medllm.config.validate import explain, to_run_conf
 from medllm.errors import ConfigError, MedLLMError, PointFailedError
@@ -95,7 +96,8 @@ def _launch(main: Callable[[], Any]) -> None:
 
 def overrides_first(arguments: list[str]) -> list[str]:
     """Moves overrides in front of flags: argparse refuses `lora.r=8,16 -m seed=1`, where both sides of -m hold some."""
-    overrides, flags = [], []
+    overrides: list[str] = []
+    flags: list[str] = []
     for argument in arguments:
         is_override = not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
         (overrides if is_override else flags).append(argument)
@@ -113,7 +115,10 @@ def _run_sweep(main: Callable[[], Any], plan: Plan, overrides: list[str]) -> Non
     differing = {override.partition("=")[0] for point in plan.points for override in point.overrides}
     constant = sorted({override.partition("=")[0] for override in overrides} - differing)
     exclude = ",".join(f"'{key}'" for key in constant)
-    sys.argv[1:1] = [f"hydra.sweep.dir='{plan.sweep_dir}'", f"hydra.job.config.override_dirname.exclude_keys=[{exclude}]"]
+    sys.argv[1:1] = [
+        f"hydra.sweep.dir='{plan.sweep_dir}'",
+        f"hydra.job.config.override_dirname.exclude_keys=[{exclude}]",
+    ]
     with open_sweep(plan, plan.points[0].conf):
         _explained(main, overrides)
 
@@ -170,7 +175,8 @@ def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> float:
 
     conf = to_run_conf(config)
     check([Point((), conf)])
-    result = run_training(conf, folder, parent_id=parent_of(folder))
+    options = {group: str(option) for group, option in HydraConfig.get().runtime.choices.items() if group in SCHEMAS}
+    result = run_training(conf, folder, parent_id=parent_of(folder), choices=options)
     metrics = result_metrics(result)
     write_result(folder, "FINISHED", objective=result.objective, metrics=metrics, run_id=result.run_id)
     if sweeping:

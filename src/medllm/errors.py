@@ -64,7 +64,9 @@ class ConfigError(MedLLMError):
     def __str__(self) -> str:
         count = len(self.faults)
         head = "1 fault" if count == 1 else f"{count} faults"
-        return "\n".join([f"{head} in the configuration:", *(f"  {fault}".replace("\n", "\n  ") for fault in self.faults)])
+        return "\n".join(
+            [f"{head} in the configuration:", *(f"  {fault}".replace("\n", "\n  ") for fault in self.faults)]
+        )
 
 
 class DataError(MedLLMError):

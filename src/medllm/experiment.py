@@ -4,27 +4,27 @@ import gc
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from medllm import hub
 from medllm.artifact import resolved_yaml, seal, sha256, write_json
-from medllm.config.compose import Point
+from medllm.config.compose import Point, resolved
 from medllm.config.lora import NoAdapterConf
 from medllm.config.model import PretrainedModelConf, WheelModelConf
 from medllm.config.run import RunConf
-from medllm.config.store import project_root
+from medllm.config.store import project_root, schema_names
 from medllm.config.validate import cross_field_faults, effective_batching
 from medllm.console import console
 from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets, build_datasets
+from medllm.data.splitting import fingerprint
 from medllm.errors import ConfigError
 from medllm.inference.generate import Answer, ask, build_generation_config, generate
 from medllm.models.adapter import attach_adapter, changes_base, count_parameters, save_initial, save_model
@@ -123,13 +123,16 @@ def check(points: Sequence[Point]) -> None:
         raise ConfigError(faults)
 
 
-def run_training(conf: RunConf, folder: Path, *, parent_id: str = "") -> Result:
+def run_training(
+    conf: RunConf, folder: Path, *, parent_id: str = "", choices: Mapping[str, str] | None = None
+) -> Result:
     """Trains, evaluates and saves, as the configuration says.
 
     Args:
         conf: Checked by `check`.
         folder: The run's own; artifact, checkpoints, plots and result go there.
         parent_id: The sweep's record, if the run is a point of one.
+        choices: Option chosen of each group (`lora`: `dora`), for the run record; by default the schemas' names.
 
     Raises:
         MedLLMError: of the kind that fits; the run record says FAILED with the traceback.
@@ -144,7 +147,7 @@ def run_training(conf: RunConf, folder: Path, *, parent_id: str = "") -> Result:
     tags |= {f"version.{name}": text for name, text in versions().items()}
     tags |= {f"hardware.{name}": text for name, text in hardware().items()}
     tags["folder"] = _display(folder)
-    leaves = flatten(OmegaConf.to_container(OmegaConf.structured(conf), enum_to_str=True))  # type: ignore[arg-type]
+    leaves = {**(choices or schema_names(conf)), **flatten(resolved(conf))}
     with open_record(conf.tracking, Opening(conf.name, leaves, tags, parent_id)) as record:
         record.log_artifact(folder / "config.yaml")
         if code.diff:
@@ -246,7 +249,7 @@ def _evaluate_base(base: Any, datasets: Datasets, conf: RunConf, device: str) ->
 
 def _final_evaluation(trainer: MedTrainer) -> EvalMetrics:
     """Metrics of the trained model; the last evaluation's if it was after the last step."""
-    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), {})
+    last: dict[str, Any] = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), {})
     if last.get("step") != trainer.state.global_step:
         last = trainer.evaluate()
     return EvalMetrics(**{name: last[f"eval_{name}"] for name in EvalMetrics.__dataclass_fields__})
@@ -255,9 +258,9 @@ def _final_evaluation(trainer: MedTrainer) -> EvalMetrics:
 def _record_data(datasets: Datasets, conf: RunConf, record: Record) -> None:
     source = getattr(conf.data, "path", "") or getattr(conf.data, "dataset", "")
     name = Path(source).stem or source
-    record.log_data(name, datasets.fingerprint, source, "training", len(datasets.train.conversations))
-    if datasets.eval:
-        record.log_data(name, datasets.fingerprint, source, "evaluation", len(datasets.eval.conversations))
+    for context, side in (("training", datasets.train), ("evaluation", datasets.eval)):
+        if side is not None:
+            record.log_data(name, fingerprint(side.conversations), source, context, len(side.conversations))
     record.set_tags(
         {
             "data.fingerprint": datasets.fingerprint,
@@ -276,9 +279,7 @@ def _record_proof(proof: LabelProof, folder: Path, record: Record) -> None:
     record.set_tags({"labels": "proven"})
 
 
-def _say_plan(
-    conf: RunConf, datasets: Datasets, proof: LabelProof, trainable: int, total: int, device: str
-) -> None:
+def _say_plan(conf: RunConf, datasets: Datasets, proof: LabelProof, trainable: int, total: int, device: str) -> None:
     held_out = len(datasets.eval.samples.rows) if datasets.eval else 0
     counts = ", ".join(f"{count} {fate}" for fate, count in datasets.counts.items() if count and fate != "kept")
     together = f"{datasets.batching.name} loss {proof.together_loss:.4f} = {proof.alone_loss:.4f} one by one"

@@ -66,5 +66,7 @@ def plot_sweep(points: list[tuple[str, float, float, float]], title: str, path: 
     axes.set_yticks(range(len(points)), labels)
     axes.invert_yaxis()
     axes.margins(x=0.35, y=0.12)
-    axes.set(xlabel="held-out loss (nats per supervised token); the line of each point: loss, time, peak memory", title=title)
+    axes.set(
+        xlabel="held-out loss (nats per supervised token); the line of each point: loss, time, peak memory", title=title
+    )
     return _save(figure, path)

@@ -42,7 +42,7 @@ def print_run(result: Any, shown: dict[str, str]) -> None:
         "time": f"{duration(result.seconds)}, of which training {duration(result.train_seconds)}, {result.steps} steps",
         "throughput": f"{result.tokens_per_second:,.0f} tokens/s",
         "peak memory": f"{result.peak_memory_gib:.2f} GiB",
-        **{name: place for name, place in shown.items()},
+        **shown,
     }
     for name, text in lines.items():
         console.print(f"{name:<15}{text}", markup=False)

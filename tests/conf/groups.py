@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
+from medllm.artifact import resolved_yaml
 from medllm.config.compose import load_run_conf, run_conf_from_file
 from medllm.config.run import RunConf
 from medllm.errors import ConfigError
@@ -34,7 +34,7 @@ def load(group: str, option: str, *overrides: str) -> RunConf:
 def assert_round_trips(conf: RunConf, folder: Path) -> None:
     """Resolved YAML reads back as equal objects of the same types."""
     path = folder / "config.yaml"
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(conf), resolve=True))
+    path.write_text(resolved_yaml(conf))
     assert run_conf_from_file(path) == conf
 
 

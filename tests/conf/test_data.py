@@ -32,9 +32,7 @@ def test_refusals() -> None:
         "1 fault in the configuration:\n  data.eval_fraction=1.0: is out of range\n      allowed: >= 0 and < 1"
     )
     assert refusal("data.over_length=cut") == (
-        "1 fault in the configuration:\n"
-        "  data.over_length=cut: no such value\n"
-        "      allowed: drop, truncate, error"
+        "1 fault in the configuration:\n  data.over_length=cut: no such value\n      allowed: drop, truncate, error"
     )
     assert refusal("data=local") == (
         "1 fault in the configuration:\n  data.path: needs a value\n      fix: give it one: data.path=..."

@@ -46,7 +46,7 @@ def test_field_names_are_upstream_names(schema: type) -> None:
 
 
 def test_default_is_the_guide() -> None:
-    """r 16, alpha 32, dropout 0.05, all seven projections."""
+    """R 16, alpha 32, dropout 0.05, all seven projections."""
     conf = load("lora", "default").lora
     assert isinstance(conf, LoraConf)
     assert (conf.r, conf.lora_alpha, conf.lora_dropout, len(conf.target_modules)) == (16, 32, 0.05, 7)

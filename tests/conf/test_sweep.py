@@ -33,7 +33,7 @@ def test_the_command_line_wins_over_the_grid_of_a_preset() -> None:
 
 def test_one_bad_point_refuses_the_sweep() -> None:
     """No point starts if any is wrong."""
-    with pytest.raises(ConfigError, match="lora.r=0: is out of range"):
+    with pytest.raises(ConfigError, match=r"lora\.r=0: is out of range"):
         make_plan(["lora.r=8,0"], multirun=True)
     with pytest.raises(ConfigError, match="no such option"):
         make_plan(["lora=default,nothing"], multirun=True)

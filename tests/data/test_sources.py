@@ -77,7 +77,11 @@ def test_chat_format_wins_where_a_row_has_it() -> None:
     rows = [
         {"Patient": "x", "Doctor": "y", "messages": turns},
         {"Patient": "x", "Doctor": "y", "messages": None},
-        {"Patient": "x", "Doctor": "y", "messages": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]},
+        {
+            "Patient": "x",
+            "Doctor": "y",
+            "messages": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}],
+        },
     ]
     conversations, _ = build_conversations(rows, ColumnsConf(messages="messages"))
     assert [[m.content for m in c.messages] for c in conversations] == [["a", "b"], ["x", "y"], ["c", "d"]]

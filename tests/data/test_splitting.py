@@ -7,7 +7,8 @@ from medllm.data.splitting import draw, fingerprint, question_key, split
 def made(*questions: str) -> list[Conversation]:
     """One conversation per question, answers all different."""
     return [
-        Conversation((Message("user", q), Message("assistant", f"answer {i}")), f"row {i}") for i, q in enumerate(questions)
+        Conversation((Message("user", q), Message("assistant", f"answer {i}")), f"row {i}")
+        for i, q in enumerate(questions)
     ]
 
 

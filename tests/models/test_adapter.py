@@ -69,7 +69,7 @@ def test_the_base_stays_bit_identical_and_every_adapter_weight_moves(option: str
 
     The model is evaluated first: on some processors that used to cut 4-bit layers off from the gradient.
     """
-    if quantization != "none" and option in NEEDS_PLAIN_BASE or (quantization, option) == ("int8", "dora"):
+    if (quantization != "none" and option in NEEDS_PLAIN_BASE) or (quantization, option) == ("int8", "dora"):
         pytest.skip("refused by the configuration")
     run = conf(f"lora={option}", f"quantization={quantization}")
     torch.manual_seed(0)
@@ -105,7 +105,9 @@ def test_gradients_through_a_4_bit_base_survive_an_evaluation(quantization: str)
 @pytest.mark.parametrize("option", ["default", "dora", "rslora", "pissa", "ia3", "prefix", "adapter_layers"])
 def test_a_saved_adapter_loads_onto_the_untouched_base(option: str, tmp_path: Path) -> None:
     """Logits after loading equal those of the trained model, also where the method had changed the base."""
-    run = conf(f"lora={option}", "quantization=none", "lora.lora_dropout=0" if option in ("default", "dora") else "seed=1")
+    run = conf(
+        f"lora={option}", "quantization=none", "lora.lora_dropout=0" if option in ("default", "dora") else "seed=1"
+    )
     torch.manual_seed(0)
     model = attach_adapter(base_of(run), run.lora)
     initial = tmp_path / "initial" if option == "pissa" else None

@@ -128,7 +128,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(dialogues: Path, tmp_path: Pa
     """Losses after the checkpoint and final weights are bitwise equal: LoRA, QLoRA, full."""
     dropout = [] if "lora=none" in overrides else ["lora.lora_dropout=0.1"]
     base = [o for o in overrides if o != "lora=none"]
-    common = ["trainer.max_steps=6", "trainer.save_strategy=steps", "trainer.save_steps=2", "data.max_length=128", *dropout]
+    common = [
+        "trainer.max_steps=6",
+        "trainer.save_strategy=steps",
+        "trainer.save_steps=2",
+        "data.max_length=128",
+        *dropout,
+    ]
 
     def run(folder: str, *more: str):  # type: ignore[no-untyped-def]
         conf = tiny_run_of(dialogues, overrides, base, common, more)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, cast
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -70,6 +71,11 @@ def load_run_conf(overrides: list[str], config_dir: Path | None = None) -> RunCo
     return to_run_conf(compose_config(overrides, config_dir))
 
 
+def resolved(conf: RunConf) -> dict[str, Any]:
+    """The whole configuration as plain values, enumerations by name."""
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(conf), enum_to_str=True))
+
+
 def run_conf_from_file(path: Path) -> RunConf:
     """A resolved configuration written by a run, as real objects.
 
@@ -79,20 +85,15 @@ def run_conf_from_file(path: Path) -> RunConf:
         ConfigError: if the file is no such configuration.
     """
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
+        values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
         config = OmegaConf.structured(RunConf)
-        for name, value in values.items():  # type: ignore[union-attr]
-            kinds = [schema for schema in SCHEMAS.get(name, {}).values() if set(schema_fields(schema)) == set(value)]
+        for name, value in values.items():
+            kinds = [kind for kind in SCHEMAS.get(name, {}).values() if {f.name for f in fields(kind)} == set(value)]
             config[name] = OmegaConf.merge(OmegaConf.structured(kinds[0]), value) if kinds else value
         return to_run_conf(config)
     except (OSError, OmegaConfBaseException, AttributeError, TypeError, yaml.YAMLError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(Fault(str(path), f"is no resolved configuration: {reason}")) from None
-
-
-def schema_fields(schema: type) -> list[str]:
-    """Names of a schema's own keys."""
-    return [f.name for f in fields(schema)]
 
 
 def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None = None) -> Plan:

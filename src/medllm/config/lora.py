@@ -80,7 +80,7 @@ class Ia3Conf(TargetedAdapterConf):
     feedforward_modules: list[str] = field(default_factory=lambda: ["down_proj"])
 
     def faults(self) -> list[Fault]:
-        """peft requires the feed-forward modules to be targets."""
+        """Peft requires the feed-forward modules to be targets."""
         extra = [name for name in self.feedforward_modules if name not in self.target_modules]
         if extra:
             allowed = f"members of target_modules {self.target_modules}"

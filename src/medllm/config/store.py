@@ -35,6 +35,14 @@ SCHEMAS: dict[str, dict[str, type]] = {
 }
 
 
+def schema_names(conf: run.RunConf) -> dict[str, str]:
+    """Which of its group's schemas each node of a run is: `lora`: `ia3`."""
+    return {
+        group: next(name for name, schema in kinds.items() if type(getattr(conf, group)) is schema)
+        for group, kinds in SCHEMAS.items()
+    }
+
+
 def project_root() -> Path:
     """The checkout that holds `conf/`, `outputs/` and the run database; `MEDLLM_ROOT` overrides it."""
     return Path(os.environ.get("MEDLLM_ROOT") or Path(__file__).parents[3]).resolve()

@@ -7,6 +7,7 @@ smuggle past it. Gate 2 builds the dataclasses, whose ranges are checked on the 
 import difflib
 import re
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -82,8 +83,8 @@ def unknown_key_faults(config: DictConfig, prefix: str = "") -> list[Fault]:
         if prefix == "" and name == "hydra":
             continue
         if allowed is not None and name not in allowed:
-            node = config._get_node(key)
-            found.append(unknown_key_fault(prefix + name, str(OmegaConf.to_container(config).get(key, node)), allowed))
+            value = "?" if OmegaConf.is_interpolation(config, name) else str(config[name])
+            found.append(unknown_key_fault(prefix + name, value, allowed))
         elif not OmegaConf.is_missing(config, name) and not OmegaConf.is_interpolation(config, name):
             child = config[name]
             if isinstance(child, DictConfig):
@@ -114,9 +115,7 @@ def to_run_conf(config: DictConfig) -> RunConf:
                 faults += range_faults(f, node)
                 continue
             missing = sorted(key if "." in key else f"{f.name}.{key}" for key in OmegaConf.missing_keys(node))
-            faults += [
-                Fault(key, "needs a value", fix=f"give it one: {key}=...") for key in missing
-            ]
+            faults += [Fault(key, "needs a value", fix=f"give it one: {key}=...") for key in missing]
             if not missing:
                 values[f.name] = OmegaConf.to_object(node)
         except ConfigError as error:
@@ -142,7 +141,9 @@ def cross_field_faults(conf: RunConf) -> list[Fault]:
     if quantized and isinstance(conf.lora, LoraConf) and conf.lora.init_lora_weights.changes_base:
         name = conf.lora.init_lora_weights.value
         fix = "quantization=none, or lora.init_lora_weights=kaiming"
-        found.append(Fault("lora.init_lora_weights", "moves base weights, which a quantized base forbids", name, fix=fix))
+        found.append(
+            Fault("lora.init_lora_weights", "moves base weights, which a quantized base forbids", name, fix=fix)
+        )
     if isinstance(conf.quantization, Int8Conf) and isinstance(conf.lora, LoraConf) and conf.lora.use_dora:
         fix = "quantization=nf4_double, or lora.use_dora=false"
         found.append(Fault("lora.use_dora", "cannot read the norms of an 8-bit base", "true", fix=fix))
@@ -154,12 +155,18 @@ def cross_field_faults(conf: RunConf) -> list[Fault]:
         found.append(Fault("trainer.fp16", "cannot scale gradients of float16 weights", "true", fix=fix))
     if conf.trainer.eval_strategy is not Strategy.no and conf.data.eval_fraction == 0:
         fix = "data.eval_fraction=0.1, or trainer.eval_strategy=no"
-        found.append(Fault("trainer.eval_strategy", "has nothing to evaluate on", conf.trainer.eval_strategy.name, fix=fix))
+        found.append(
+            Fault("trainer.eval_strategy", "has nothing to evaluate on", conf.trainer.eval_strategy.name, fix=fix)
+        )
     if conf.data.batching is Batching.packed:
         found += packing_faults(conf)
     if conf.data.over_length is OverLength.truncate and conf.data.max_length < 64:
         fix = "data.max_length=512"
         found.append(Fault("data.max_length", "leaves no answer to train on", str(conf.data.max_length), fix=fix))
+    checkpoint = conf.trainer.resume_from_checkpoint
+    if checkpoint is not None and not (Path(checkpoint) / "trainer_state.json").is_file():
+        fix = "give the folder of a checkpoint: outputs/.../checkpoints/checkpoint-N"
+        found.append(Fault("trainer.resume_from_checkpoint", "is no complete checkpoint", checkpoint, fix=fix))
     if isinstance(conf.model, PretrainedModelConf) and conf.model.trust_remote_code and not conf.model.revision:
         fix = "model.revision=<40-digit commit> whose code you have read"
         found.append(Fault("model.trust_remote_code", "needs a pinned commit", "true", fix=fix))
@@ -167,7 +174,9 @@ def cross_field_faults(conf: RunConf) -> list[Fault]:
         compute = conf.quantization.bnb_4bit_compute_dtype
         if compute is Dtype.float16:
             fix = "quantization.bnb_4bit_compute_dtype=bfloat16"
-            found.append(Fault("quantization.bnb_4bit_compute_dtype", "contradicts trainer.bf16", compute.name, fix=fix))
+            found.append(
+                Fault("quantization.bnb_4bit_compute_dtype", "contradicts trainer.bf16", compute.name, fix=fix)
+            )
     return found
 
 
@@ -186,7 +195,9 @@ def packing_faults(conf: RunConf) -> list[Fault]:
         )
     if isinstance(conf.lora, PrefixTuningConf):
         fix = "data.batching=auto or length_grouped"
-        found.append(Fault("data.batching", "a row has one prefix, packed conversations need one each", "packed", fix=fix))
+        found.append(
+            Fault("data.batching", "a row has one prefix, packed conversations need one each", "packed", fix=fix)
+        )
     return found
 
 
@@ -224,7 +235,7 @@ def explain(error: Exception, overrides: list[str]) -> list[Fault]:
         group, _, option = missing.rpartition("/")
         options = [str(name) for name in error.options or []]
         if not group or not options:
-            group_near = nearest(group or option, list(SCHEMAS) + ["experiment", "sweep"])
+            group_near = nearest(group or option, [*SCHEMAS, "experiment", "sweep"])
             fix = f"did you mean {group_near}?" if group_near else ""
             return [Fault(group or option, "no such group or file", option if group else "", fix=fix)]
         near = nearest(option, options)

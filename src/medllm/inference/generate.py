@@ -25,7 +25,7 @@ class Answer:
 
 
 def build_generation_config(conf: GenerationConf, renderer: Renderer) -> Any:
-    """transformers' `GenerationConfig`; it stops at the end of a turn and at eos."""
+    """Transformers' `GenerationConfig`; it stops at the end of a turn and at eos."""
     from transformers import GenerationConfig
 
     sampling = {"temperature": conf.temperature, "top_p": conf.top_p} if conf.do_sample else {}

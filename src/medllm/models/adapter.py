@@ -17,7 +17,9 @@ from medllm.errors import ModelError
 TASK = "CAUSAL_LM"
 
 
-def build_peft_config(conf: AdapterConf, *, num_hidden_layers: int, new_token_ids: tuple[int, ...] = (), tied: bool = True) -> Any:
+def build_peft_config(
+    conf: AdapterConf, *, num_hidden_layers: int, new_token_ids: tuple[int, ...] = (), tied: bool = True
+) -> Any:
     """The peft config of an adapter; None for full fine-tuning.
 
     Args:
@@ -114,7 +116,7 @@ def save_initial(model: Any, folder: Path) -> None:
     """Keeps the freshly initialised adapter of a method that changes the base; `save_model` subtracts it."""
     config = model.peft_config["default"]
     method, config.init_lora_weights = config.init_lora_weights, True
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, save_embedding_layers=False)
     config.init_lora_weights = method
 
 

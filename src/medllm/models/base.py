@@ -84,7 +84,7 @@ def setup_chatml(tokenizer: Any) -> Tokenizer:
 
 
 def build_model_config(conf: ModelConf) -> Any:
-    """transformers' config of the base model, without its weights.
+    """Transformers' config of the base model, without its weights.
 
     Raises:
         ModelError: if it cannot be found.
@@ -114,9 +114,7 @@ def build_model_config(conf: ModelConf) -> Any:
     raise ModelError(f"model: no config builder for {type(conf).__name__}")
 
 
-def build_base_model(
-    conf: ModelConf, quantization: QuantizationConf, tokenizer: Tokenizer, device: str = "cpu"
-) -> Any:
+def build_base_model(conf: ModelConf, quantization: QuantizationConf, tokenizer: Tokenizer, device: str = "cpu") -> Any:
     """The base model with its weights, frozen, on `device`, its embeddings as long as the tokenizer.
 
     Raises:
@@ -141,13 +139,22 @@ def build_base_model(
     else:
         raise ModelError(f"model: no builder for {type(conf).__name__}")
     if tokenizer.new_token_ids:
-        model.resize_token_embeddings(len(tokenizer.tokenizer), mean_resizing=False)
+        _add_embeddings(model, tokenizer)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(model.config, name, getattr(tokenizer.tokenizer, name))
     model.config.use_cache = False  # position ids keep packed conversations apart only without a cache
     model.requires_grad_(False)
     keep_training_layout(model)
     return model.to(device) if quantization_config is None else model
+
+
+def _add_embeddings(model: Any, tokenizer: Tokenizer) -> None:
+    """Gives new tokens the mean of all embeddings to start from: no random numbers, and no outlier among the logits."""
+    size = model.get_input_embeddings().weight.shape[0]
+    model.resize_token_embeddings(max(size, len(tokenizer.tokenizer)), mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            layer.weight[list(tokenizer.new_token_ids)] = layer.weight[:size].float().mean(dim=0).to(layer.weight.dtype)
 
 
 def _build_tiny(conf: TinyRandomModelConf, arguments: dict[str, Any], quantization_config: Any) -> Any:

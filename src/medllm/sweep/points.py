@@ -40,6 +40,8 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for number, label in enumerate(labels):
         path = found.get(str(number))
-        row = json.loads(path.read_text()) if path else {"status": "KILLED" if str(number) in started else "NOT STARTED"}
+        row = (
+            json.loads(path.read_text()) if path else {"status": "KILLED" if str(number) in started else "NOT STARTED"}
+        )
         rows.append({"number": number, "label": label, **row})
     return sorted(rows, key=lambda row: (row.get("objective") is None, row.get("objective") or 0.0, row["number"]))

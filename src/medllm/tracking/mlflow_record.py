@@ -31,7 +31,6 @@ ILLEGAL = re.compile(r"[^\w\-. :/]+")
 LONGEST_VALUE, LONGEST_NAME, BATCH = 6000, 250, 90
 
 
-
 def legal_name(name: str) -> str:
     """A parameter or metric name that MLflow accepts: what it refuses becomes `_`."""
     return ILLEGAL.sub("_", name)[:LONGEST_NAME].strip("./ ") or "_"
@@ -80,7 +79,9 @@ class MlflowRecord(Record):
         """A data set's name, digest and size."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": source}), profile=json.dumps({"num_rows": num_rows}))
+        dataset = Dataset(
+            name, digest[:36], "local", json.dumps({"uri": source}), profile=json.dumps({"num_rows": num_rows})
+        )
         self.client.log_inputs(self.id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
 

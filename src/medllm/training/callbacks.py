@@ -39,6 +39,8 @@ class NonFiniteGuard(TrainerCallback):
         """Raises: NonFiniteError: naming the step and what is not finite."""
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         norms = torch.stack([norm.to(args.device) for norm in torch._foreach_norm(gradients)]) if gradients else None
+        if args.fp16:  # the loss scaler looks for overflows itself, skips the step and lowers its scale
+            norms = None
         loss = self.trainer.step_loss
         checks = torch.stack([loss.float(), norms.float().sum() if norms is not None else torch.zeros_like(loss)])
         loss_value, gradient_value = checks.tolist()

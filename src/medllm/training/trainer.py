@@ -35,6 +35,7 @@ class MedTrainer(Trainer):
     def __init__(self, *, conf: TrainerConf, datasets: Datasets, **arguments: Any):
         self.conf = conf
         self.datasets = datasets
+        self.control: Any
         super().__init__(
             train_dataset=datasets.train.dataset,
             eval_dataset=datasets.eval.dataset if datasets.eval else None,
@@ -50,7 +51,9 @@ class MedTrainer(Trainer):
         self.train_seconds = 0.0
         self._logged_tokens, self._logged_seconds = 0, 0.0
 
-    def training_step(self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None) -> torch.Tensor:
+    def training_step(
+        self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
         """One micro-batch, forward and backward."""
         started = time.perf_counter()
         mask = inputs.get("attention_mask")

@@ -1,0 +1,138 @@
+"""The command line as people type it: one message, the right exit code, no traceback, quickly."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medllm.cli import overrides_first, pop_option
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["lora.rank=8"], "did you mean lora.r?"),
+        (["lora.r=eight"], "allowed: a whole number"),
+        (["lora.r=0"], "allowed: >= 1 and <= 4096"),
+        (["lora=lorra"], "allowed: adapter_layers, attention_only, default"),
+        (["+lora.foo=1"], "lora.foo=1: no such key"),
+        (["++trainer.learnig_rate=1"], "did you mean trainer.learning_rate?"),
+        (["lora.r=[1,2"], "cannot be read"),
+        (["lora.r=8,16"], "add -m"),
+        (["lora.r=8,16", "-m", "lora.foo=3"], "lora.foo=3: no such key"),
+        (["hydra.foo=1"], "hydra.foo=1: no such key"),
+        (["data=local"], "data.path: needs a value"),
+        (["--cfg", "job", "lora.rank=8"], "did you mean lora.r?"),
+        (["--help", "lora.rank=8"], "did you mean lora.r?"),
+    ],
+)
+def test_a_wrong_configuration(train: Callable[..., Any], arguments: list[str], expected: str) -> None:
+    """Exit code 2, the remedy, no traceback, nothing heavy imported."""
+    done = train(*arguments, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [line for line in done.stderr.splitlines() if line.endswith(("| torch", "| transformers", "| mlflow"))]
+
+
+def test_help_and_cfg(train: Callable[..., Any]) -> None:
+    """Our own help with examples and groups; the configuration as YAML."""
+    done = train("--help")
+    assert done.returncode == 0
+    assert "python train.py lora.r=8,16 trainer.learning_rate=1e-4,2e-4 -m" in done.stdout
+    assert "lora          adapter_layers, attention_only" in done.stdout
+    done = train("--cfg", "job", "lora.r=4", "--resolve")
+    assert done.returncode == 0
+    assert "  r: 4\n" in done.stdout
+
+
+def test_cross_field_faults_come_together_before_any_weight(train: Callable[..., Any]) -> None:
+    """Rules between groups and of the model's skeleton in one message."""
+    done = train("model=tiny_random", "lora=none", "data.max_length=9999", "trainer.fp16=true", "trainer.bf16=true")
+    assert done.returncode == 2
+    assert "full fine-tuning cannot train a quantized base" in done.stderr
+    assert "data.max_length=9999: is beyond what the model can read" in done.stderr
+    assert "fp16 and bf16 exclude each other" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_bad_data_is_one_message(train: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path) -> None:
+    """A missing column: exit code 1, no traceback, the record says FAILED."""
+    (tmp_path / "bad.csv").write_text("question,answer\na,b\n")
+    done = train(*tiny_overrides, f"data.path={tmp_path}/bad.csv")
+    assert done.returncode == 1
+    assert "data.columns.patient=Patient: no such column" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_prints_its_summary(train: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path) -> None:
+    """Loss before and after, time, memory, places, answers; overrides on both sides of a flag are fine."""
+    done = train(*tiny_overrides, "trainer.max_steps=2")
+    assert done.returncode == 0, done.stderr
+    for expected in (
+        "before",
+        "after",
+        "perplexity",
+        "tokens/s",
+        "peak memory",
+        "GiB",
+        f"{tmp_path}/run/artifact",
+        "scar",
+    ):
+        assert expected in done.stderr
+    assert (tmp_path / "run" / "artifact" / "manifest.json").is_file()
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_run_is_killed(tiny_overrides: list[str], tmp_path: Path, number: int, code: int) -> None:
+    """SIGTERM and SIGINT end a run with their exit codes, and its record says KILLED."""
+    from mlflow import MlflowClient
+
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        *tiny_overrides,
+        "trainer.max_steps=100000",
+        "trainer.eval_strategy=no",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=os.environ)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step"):
+            break
+    time.sleep(1)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("medllm").experiment_id])
+    assert run.info.status == "KILLED"
+
+
+def test_inspect_data(dialogues: Path, tmp_path: Path) -> None:
+    """Samples, lengths, fates and packing, without loading a model."""
+    command = [sys.executable, str(ROOT / "scripts" / "inspect_data.py"), "model=tiny_random", "data=local"]
+    arguments = [f"data.path={dialogues}", "data.max_length=128", "show=1"]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    for expected in ("<|im_start|>assistant", "22", "held out", "0 dropped", "rows of up to 128 tokens"):
+        assert expected in done.stdout
+    done = subprocess.run([*command, "show=x"], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    assert done.returncode == 2
+
+
+def test_overrides_may_stand_on_both_sides_of_a_flag() -> None:
+    """Argparse refuses them; we sort them."""
+    assert overrides_first(["lora.r=8,16", "-m", "seed=1"]) == ["lora.r=8,16", "seed=1", "-m"]
+    assert overrides_first(["--cfg", "job", "a=1"]) == ["a=1", "--cfg", "job"]
+    assert pop_option(["show=5", "a=1"], "show", 3) == (["a=1"], 5)
+    assert pop_option(["a=1"], "show", 3) == (["a=1"], 3)

@@ -1,0 +1,134 @@
+"""The run record tells the truth."""
+
+import multiprocessing
+import sqlite3
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from medllm.config.tracking import MlflowConf
+from medllm.errors import TrackingError
+from medllm.tracking.mlflow_record import legal_name, legal_value
+from medllm.tracking.record import Opening, flatten, open_record
+
+
+def store(folder: Path) -> MlflowConf:
+    """A database of its own."""
+    return MlflowConf(f"sqlite:///{folder}/mlflow.db", "test", f"{folder}/mlruns")
+
+
+def runs(folder: Path) -> list:
+    """All runs of that database."""
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("test")
+    return client.search_runs([experiment.experiment_id])
+
+
+def test_a_finished_run(tmp_path: Path) -> None:
+    """Parameters under their paths, metrics by step, files, data by digest, FINISHED."""
+    opening = Opening("one", {"lora.r": 8, "lora.target_modules": ["q", "v"], "data.path": None}, {"git": "abc"})
+    with open_record(store(tmp_path), opening) as record:
+        record.log_metrics({"train/loss": 2.0}, 1)
+        record.log_metrics({"train/loss": 1.0, "eval/loss": 1.5}, 2)
+        record.log_data("dialogues", "f" * 64, "data/dialogues.jsonl", "training", 10)
+        (tmp_path / "file.txt").write_text("x")
+        record.log_artifact(tmp_path / "file.txt")
+    (run,) = runs(tmp_path)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"lora.r": "8", "lora.target_modules": '["q", "v"]', "data.path": "null"}
+    assert (run.data.metrics, run.data.tags["git"]) == ({"train/loss": 1.0, "eval/loss": 1.5}, "abc")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss")] == [(1, 2.0), (2, 1.0)]
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["file.txt"]
+    (given,) = run.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("dialogues", "f" * 36)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError("bad"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(143), "KILLED")]
+)
+def test_a_run_that_does_not_finish(tmp_path: Path, error: BaseException, status: str) -> None:
+    """FAILED with the traceback, or KILLED; the exception goes on."""
+    with pytest.raises(type(error)), open_record(store(tmp_path), Opening("one")):
+        raise error
+    (run,) = runs(tmp_path)
+    assert run.info.status == status
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    files = [file.path for file in client.list_artifacts(run.info.run_id)]
+    assert files == (["traceback.txt"] if status == "FAILED" else [])
+
+
+def test_a_failed_run_leaves_nothing_for_the_next(tmp_path: Path) -> None:
+    """Two runs in one process keep their own parameters and numbers."""
+    with pytest.raises(ValueError), open_record(store(tmp_path), Opening("one", {"lora.r": 8})) as record:
+        record.log_metrics({"train/loss": 9.0}, 1)
+        raise ValueError
+    with open_record(store(tmp_path), Opening("two", {"lora.r": 16})) as record:
+        record.log_metrics({"eval/loss": 1.0}, 1)
+    by_name = {run.info.run_name: run for run in runs(tmp_path)}
+    assert by_name["one"].data.metrics == {"train/loss": 9.0}
+    assert by_name["two"].data.metrics == {"eval/loss": 1.0}
+    assert by_name["two"].data.params == {"lora.r": "16"}
+
+
+def test_names_and_values_that_mlflow_refuses(tmp_path: Path) -> None:
+    """They are made legal one by one, and none of the others is lost."""
+    params = {"a@b": 1, "x[0]": 2, "c=d": 3, "../e": 4, "ü": 5, "long": "y" * 10_000, "k" * 400: 6}
+    with open_record(store(tmp_path), Opening("one", params)):
+        pass
+    (run,) = runs(tmp_path)
+    assert len(run.data.params) == len(params)
+    assert (legal_name("a@b"), legal_name("x[0]"), legal_name("lora.r")) == ("a_b", "x_0_", "lora.r")
+    assert run.data.params["long"].endswith("(cut, see config.yaml)")
+    assert legal_value([1, "é"]) == '[1, "é"]'
+
+
+def test_non_finite_numbers_are_left_out(tmp_path: Path) -> None:
+    """MLflow would store infinity as a number."""
+    with open_record(store(tmp_path), Opening("one")) as record:
+        record.log_metrics({"a": float("inf"), "b": float("nan"), "c": 1.0}, 1)
+    assert runs(tmp_path)[0].data.metrics == {"c": 1.0}
+
+
+def _first_user(folder: str, number: int) -> None:
+    with open_record(store(Path(folder)), Opening(f"run {number}", {"number": number})) as record:
+        for step in range(5):
+            record.log_metrics({"train/loss": step}, step)
+
+
+def test_a_fresh_database_survives_simultaneous_first_users(tmp_path: Path) -> None:
+    """Four processes open a database that does not exist yet; all their runs are there and whole."""
+    context = multiprocessing.get_context("spawn")
+    users = [context.Process(target=_first_user, args=(str(tmp_path), number)) for number in range(4)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join(120)
+    assert [user.exitcode for user in users] == [0] * 4
+    found = runs(tmp_path)
+    assert sorted(run.data.params["number"] for run in found) == ["0", "1", "2", "3"]
+    assert {run.info.status for run in found} == {"FINISHED"}
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        assert database.execute("select count(*) from metrics").fetchone() == (20,)
+
+
+def test_faults_of_the_store_are_told(tmp_path: Path) -> None:
+    """An unreachable server and a deleted experiment: one message with the remedy."""
+    conf = MlflowConf("http://127.0.0.1:9", "test", None)
+    with (
+        pytest.raises(TrackingError, match=r"tracking.tracking_uri=http://127.0.0.1:9 cannot be opened"),
+        open_record(conf, Opening("one")),
+    ):
+        pass
+    with open_record(store(tmp_path), Opening("one")):
+        pass
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    client.delete_experiment(client.get_experiment_by_name("test").experiment_id)
+    with pytest.raises(TrackingError, match="was deleted"), open_record(store(tmp_path), Opening("two")):
+        pass
+
+
+def test_flatten() -> None:
+    """Dotted paths; lists are leaves."""
+    assert flatten({"lora": {"r": 8, "t": ["q"]}, "seed": 1}) == {"lora.r": 8, "lora.t": ["q"], "seed": 1}
