@@ -1,0 +1,96 @@
+"""What only a CUDA device can show; run with `python -m pytest -m gpu`."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medllm.config.compose import Point, load_run_conf
+from medllm.config.run import RunConf
+from medllm.experiment import check, run_training
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+SHAPE = [
+    "model=tiny_random",
+    "model.dtype=bfloat16",
+    "model.hidden_size=512",
+    "model.intermediate_size=1536",
+    "model.num_hidden_layers=8",
+    "model.num_attention_heads=8",
+]
+
+
+def conf(*overrides: str) -> RunConf:
+    """A run of a small Llama on the bundled dialogues."""
+    run = load_run_conf(
+        [
+            *SHAPE,
+            "data=dialogues_bundled",
+            "trainer=gpu_80gb",
+            "trainer.max_steps=6",
+            "trainer.per_device_train_batch_size=2",
+            "trainer.per_device_eval_batch_size=2",
+            "trainer.save_strategy=no",
+            "generation.max_new_tokens=8",
+            "tracking=none",
+            *overrides,
+        ]
+    )
+    check([Point((), run)])
+    return run
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4", "nf4_double"])
+@pytest.mark.parametrize("lora", ["default", "dora", "rslora", "ia3", "prefix", "adapter_layers"])
+def test_every_method_trains_on_every_base(lora: str, quantization: str, tmp_path: Path) -> None:
+    """Labels proven, packed, in bfloat16: held-out loss falls."""
+    if (lora, quantization) == ("dora", "int8"):
+        pytest.skip("refused by the configuration")
+    result = run_training(conf(f"lora={lora}", f"quantization={quantization}", "trainer.learning_rate=5e-3"), tmp_path)
+    assert result.before is not None
+    assert result.after is not None
+    assert result.after.loss < result.before.loss
+    assert result.peak_memory_gib > 0
+
+
+def test_recomputing_layers_saves_memory_and_changes_nothing(tmp_path: Path) -> None:
+    """gradient_checkpointing: the same loss within rounding, less memory."""
+    plain = run_training(conf("lora.lora_dropout=0"), tmp_path / "a")
+    saved = run_training(conf("lora.lora_dropout=0", "trainer.gradient_checkpointing=true"), tmp_path / "b")
+    assert saved.peak_memory_gib < plain.peak_memory_gib
+    assert saved.objective == pytest.approx(plain.objective, rel=1e-3)
+
+
+@pytest.mark.parametrize("optim", ["paged_adamw_32bit", "paged_adamw_8bit", "adamw_torch_fused"])
+def test_optimizers_of_the_presets(optim: str, tmp_path: Path) -> None:
+    """Each preset's optimizer takes steps."""
+    assert run_training(conf(f"trainer.optim={optim}"), tmp_path).steps == 6
+
+
+def test_the_notebooks_precision(tmp_path: Path) -> None:
+    """float16 weights, eager attention, ChatML, padded to a fixed length: trains and stays finite."""
+    overrides = ["model.dtype=float16", "model.attn_implementation=eager", "trainer.bf16=false", "data.batching=max_length"]
+    result = run_training(conf(*overrides, "quantization.bnb_4bit_compute_dtype=float16", "model.chat_format=chatml"), tmp_path)
+    assert result.after is not None
+    assert result.before is not None
+    assert result.after.loss < result.before.loss
+
+
+def test_full_fine_tuning(tmp_path: Path) -> None:
+    """Every weight trained, in bfloat16."""
+    overrides = ["lora=none", "quantization=none", "trainer.learning_rate=1e-3"]
+    result = run_training(conf(*overrides), tmp_path)
+    assert result.trainable == result.total
+    assert result.after is not None
+    assert result.before is not None
+    assert result.after.loss < result.before.loss
+
+
+def test_fp16_autocast_survives_the_scalers_first_overflow(tmp_path: Path) -> None:
+    """trainer.fp16: the loss scaler may skip steps; the guard leaves that to it."""
+    overrides = ["model.dtype=float32", "quantization=none", "trainer.bf16=false", "trainer.fp16=true"]
+    assert run_training(conf(*overrides), tmp_path).steps == 6
