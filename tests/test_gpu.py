@@ -73,8 +73,15 @@ def test_optimizers_of_the_presets(optim: str, tmp_path: Path) -> None:
 
 def test_the_notebooks_precision(tmp_path: Path) -> None:
     """float16 weights, eager attention, ChatML, padded to a fixed length: trains and stays finite."""
-    overrides = ["model.dtype=float16", "model.attn_implementation=eager", "trainer.bf16=false", "data.batching=max_length"]
-    result = run_training(conf(*overrides, "quantization.bnb_4bit_compute_dtype=float16", "model.chat_format=chatml"), tmp_path)
+    overrides = [
+        "model.dtype=float16",
+        "model.attn_implementation=eager",
+        "trainer.bf16=false",
+        "data.batching=max_length",
+    ]
+    result = run_training(
+        conf(*overrides, "quantization.bnb_4bit_compute_dtype=float16", "model.chat_format=chatml"), tmp_path
+    )
     assert result.after is not None
     assert result.before is not None
     assert result.after.loss < result.before.loss

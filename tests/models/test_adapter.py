@@ -102,6 +102,20 @@ def test_gradients_through_a_4_bit_base_survive_an_evaluation(quantization: str)
     assert all(g.abs().max() > 0 for name, g in zip(range(len(after)), after, strict=True) if name % 2)
 
 
+@pytest.mark.parametrize("quantization", ["none", "nf4_double", "int8"])
+@pytest.mark.parametrize("option", [name for name in options("lora") if name != "none"])
+def test_every_method_answers_in_bfloat16(option: str, quantization: str) -> None:
+    """Forward, backward and generation with a cache, without autocast."""
+    if quantization != "none" and option in NEEDS_PLAIN_BASE or (quantization, option) == ("int8", "dora"):
+        pytest.skip("refused by the configuration")
+    run = conf(f"lora={option}", f"quantization={quantization}", "model.dtype=bfloat16")
+    model = attach_adapter(base_of(run), run.lora)
+    train_steps(model)
+    ids = batch()["input_ids"]
+    answer = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, use_cache=True)
+    assert answer.shape[1] > ids.shape[1]
+
+
 @pytest.mark.parametrize("option", ["default", "dora", "rslora", "pissa", "ia3", "prefix", "adapter_layers"])
 def test_a_saved_adapter_loads_onto_the_untouched_base(option: str, tmp_path: Path) -> None:
     """Logits after loading equal those of the trained model, also where the method had changed the base."""

@@ -52,7 +52,12 @@ def test_the_demo_learns(bundled: Path, train: Callable[..., Any], tmp_path: Pat
 
 def test_the_notebook_on_the_cpu(bundled: Path, train: Callable[..., Any], tmp_path: Path) -> None:
     """experiment=notebook_cpu: the guide's recipe runs from end to end and lowers the held-out loss."""
-    arguments = ["experiment=notebook_cpu", "trainer.max_steps=12", "data.num_conversations=40", "trainer.eval_steps=12"]
+    arguments = [
+        "experiment=notebook_cpu",
+        "trainer.max_steps=12",
+        "data.num_conversations=40",
+        "trainer.eval_steps=12",
+    ]
     done = train(*arguments, "generation.max_new_tokens=16", *places(tmp_path), timeout=900)
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "run" / "artifact" / "metrics.json").read_text())

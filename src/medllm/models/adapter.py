@@ -97,6 +97,20 @@ def attach_adapter(base: Any, conf: AdapterConf, new_token_ids: tuple[int, ...] 
         return base.requires_grad_(True)
     model = peft.get_peft_model(base, peft_config)
     model.peft_config["default"].base_model_name_or_path = name
+    return _keep_dtype(model)
+
+
+def _keep_dtype(model: Any) -> Any:
+    """Makes IA3 layers on a quantized base answer in the precision they were asked in.
+
+    Without autocast peft 0.21 computes them in float32 and leaves the result there, so that attention meets bfloat16 queries
+    and float32 keys and raises. Delete this once `peft.tuners.ia3.bnb` casts back to the input's dtype.
+    """
+    from peft.tuners.ia3.layer import IA3Layer
+
+    for module in model.modules():
+        if isinstance(module, IA3Layer):
+            module.register_forward_hook(lambda layer, inputs, output: output.to(inputs[0].dtype))
     return model
 
 
@@ -145,7 +159,7 @@ def load_adapter(base: Any, folder: Path) -> Any:
     """The base with a saved adapter on it, for inference."""
     import peft
 
-    return peft.PeftModel.from_pretrained(base, str(folder)).eval()
+    return _keep_dtype(peft.PeftModel.from_pretrained(base, str(folder)).eval())
 
 
 def count_parameters(model: Any) -> tuple[int, int]:
