@@ -62,6 +62,7 @@ def test_record_and_artifact_of_a_run(tiny_overrides: list[str], tmp_path: Path)
         "eval/token_accuracy",
         "base/loss",
         "perf/tokens_per_second",
+        "perf/supervised_tokens_per_second",
         "perf/peak_memory_gib",
         "labels/supervised_share_assistant",
     ):

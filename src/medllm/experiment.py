@@ -59,6 +59,7 @@ class Result:
         seconds: Of the whole run.
         train_seconds: In training steps.
         tokens_per_second: Tokens trained on, padding left out, per second in training steps.
+        supervised_tokens_per_second: Those of them that carry a label.
         peak_memory_gib: Of the process, or of the GPU.
         trainable: Trained parameters.
         total: All parameters.
@@ -77,6 +78,7 @@ class Result:
     seconds: float
     train_seconds: float
     tokens_per_second: float
+    supervised_tokens_per_second: float
     peak_memory_gib: float
     trainable: int
     total: int
@@ -204,7 +206,8 @@ def _run(conf: RunConf, folder: Path, device: str, record: Record, commit: str, 
         steps=trainer.state.global_step,
         seconds=time.perf_counter() - started,
         train_seconds=trainer.train_seconds,
-        tokens_per_second=int(trainer.num_tokens) / trainer.train_seconds if trainer.train_seconds else math.nan,
+        tokens_per_second=int(trainer.num_tokens) / trainer.train_seconds,
+        supervised_tokens_per_second=int(trainer.num_supervised_tokens) / trainer.train_seconds,
         peak_memory_gib=peak_memory_gib(device),
         trainable=trainable,
         total=total,
@@ -339,6 +342,7 @@ def result_metrics(result: Result) -> dict[str, float]:
         "perf/seconds": result.seconds,
         "perf/train_seconds": result.train_seconds,
         "perf/tokens_per_second": result.tokens_per_second,
+        "perf/supervised_tokens_per_second": result.supervised_tokens_per_second,
         "perf/peak_memory_gib": result.peak_memory_gib,
         "model/trainable_parameters": result.trainable,
         "model/total_parameters": result.total,

@@ -40,7 +40,7 @@ def print_run(result: Any, shown: dict[str, str]) -> None:
     console.print(table)
     lines = {
         "time": f"{duration(result.seconds)}, of which training {duration(result.train_seconds)}, {result.steps} steps",
-        "throughput": f"{result.tokens_per_second:,.0f} tokens/s",
+        "throughput": f"{result.tokens_per_second:,.0f} tokens/s, {result.supervised_tokens_per_second:,.0f} of them supervised",
         "peak memory": f"{result.peak_memory_gib:.2f} GiB",
         **shown,
     }

@@ -106,7 +106,7 @@ def test_gradients_through_a_4_bit_base_survive_an_evaluation(quantization: str)
 @pytest.mark.parametrize("option", [name for name in options("lora") if name != "none"])
 def test_every_method_answers_in_bfloat16(option: str, quantization: str) -> None:
     """Forward, backward and generation with a cache, without autocast."""
-    if quantization != "none" and option in NEEDS_PLAIN_BASE or (quantization, option) == ("int8", "dora"):
+    if (quantization != "none" and option in NEEDS_PLAIN_BASE) or (quantization, option) == ("int8", "dora"):
         pytest.skip("refused by the configuration")
     run = conf(f"lora={option}", f"quantization={quantization}", "model.dtype=bfloat16")
     model = attach_adapter(base_of(run), run.lora)

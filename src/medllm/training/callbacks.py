@@ -18,6 +18,7 @@ METRIC_NAMES = {
     "learning_rate": "train/learning_rate",
     "epoch": "train/epoch",
     "tokens_per_second": "perf/tokens_per_second",
+    "supervised_tokens_per_second": "perf/supervised_tokens_per_second",
     "eval_loss": "eval/loss",
     "eval_perplexity": "eval/perplexity",
     "eval_token_accuracy": "eval/token_accuracy",

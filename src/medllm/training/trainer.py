@@ -49,7 +49,7 @@ class MedTrainer(Trainer):
         self.num_supervised_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
         self.step_loss = torch.zeros((), device=self.args.device)
         self.train_seconds = 0.0
-        self._logged_tokens, self._logged_seconds = 0, 0.0
+        self._logged: tuple[int, int, float] = (0, 0, 0.0)
 
     def training_step(
         self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
@@ -102,10 +102,12 @@ class MedTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds tokens per second since the last training log."""
         if "loss" in logs:
-            tokens, seconds = int(self.num_tokens), self.train_seconds
-            if seconds > self._logged_seconds:
-                logs["tokens_per_second"] = (tokens - self._logged_tokens) / (seconds - self._logged_seconds)
-            self._logged_tokens, self._logged_seconds = tokens, seconds
+            now = (int(self.num_tokens), int(self.num_supervised_tokens), self.train_seconds)
+            tokens, supervised, seconds = (new - old for new, old in zip(now, self._logged, strict=True))
+            if seconds > 0:
+                logs["tokens_per_second"] = tokens / seconds
+                logs["supervised_tokens_per_second"] = supervised / seconds
+            self._logged = now
         super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
