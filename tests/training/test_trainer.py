@@ -150,6 +150,36 @@ def test_a_resumed_run_equals_an_uninterrupted_one(dialogues: Path, tmp_path: Pa
     assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
 
 
+@pytest.mark.parametrize("batching", ["packed", "length_grouped", "padded"])
+def test_resuming_in_a_later_epoch_keeps_the_order(dialogues: Path, tmp_path: Path, batching: str) -> None:
+    """The data order after a checkpoint in the second epoch is that of the uninterrupted run, in every layout."""
+    common = [
+        f"data.batching={batching}",
+        "data.max_length=128",
+        "lora.lora_dropout=0.1",
+        "trainer.max_steps=-1",
+        "trainer.num_train_epochs=3",
+        "trainer.per_device_train_batch_size=2",
+        "trainer.gradient_accumulation_steps=2",
+        "trainer.eval_strategy=no",
+        "trainer.save_strategy=steps",
+        "trainer.save_steps=8",
+    ]
+
+    def run(folder: str, *more: str) -> tuple[list[float], list[torch.Tensor]]:
+        conf = tiny_run(dialogues, *common, *more)
+        trainer = trainer_of(conf, tmp_path / folder)
+        trainer.train(resume_from_checkpoint=conf.trainer.resume_from_checkpoint)
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry and entry["step"] > 8]
+        return losses, weights(trainer.model)
+
+    whole = run("whole", "trainer.save_total_limit=null")
+    resumed = run("resumed", f"trainer.resume_from_checkpoint={tmp_path}/whole/checkpoint-8")
+    assert len(whole[0]) > 8
+    assert resumed[0] == whole[0]
+    assert all(torch.equal(a, b) for a, b in zip(whole[1], resumed[1], strict=True))
+
+
 def tiny_run_of(dialogues, overrides, base, common, more):  # type: ignore[no-untyped-def]
     """A tiny run whose adapter may be none, which has no dropout to set."""
     if "lora=none" not in overrides:

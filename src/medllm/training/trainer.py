@@ -15,6 +15,25 @@ from medllm.data.pipeline import Datasets
 from medllm.training.metrics import evaluate, precision, token_sums
 
 
+class SeededLengthGroupedSampler(LengthGroupedSampler):
+    """Groups samples of similar length, in an order that follows from seed and epoch alone.
+
+    transformers' own draws from the global random state, so that a resumed run would see another order.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader at the start of each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Any:
+        self.generator.manual_seed(self.seed + self.epoch)
+        return super().__iter__()
+
+
 class MedTrainer(Trainer):
     """Overrides, each with its reason.
 
@@ -23,7 +42,7 @@ class MedTrainer(Trainer):
     training_step: counts tokens.
     evaluation_loop: sums over counts in constant memory; the stock loop averages batch means and keeps logits.
     log: adds throughput.
-    _get_train_sampler: groups by length under every version of transformers 5.
+    _get_train_sampler: groups by length under every version of transformers 5, resumably.
 
     Attributes:
         num_tokens: Tokens trained on, padding left out (int64 scalar on the device).
@@ -114,6 +133,4 @@ class MedTrainer(Trainer):
         if self.datasets.batching is not Batching.length_grouped:
             return super()._get_train_sampler(train_dataset)
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        generator = torch.Generator()
-        generator.manual_seed(self.args.seed)
-        return LengthGroupedSampler(size, lengths=list(self.datasets.train.samples.rows["length"]), generator=generator)
+        return SeededLengthGroupedSampler(size, list(self.datasets.train.samples.rows["length"]), self.args.seed)
