@@ -16,6 +16,7 @@ LAYERS = [
     {"conversation"},
     {"data", "models", "tracking", "hub", "plots", "artifact", "help"},
     {"training", "inference"},
+    {"result"},
     {"experiment", "summary"},
     {"sweep"},
     {"cli"},

@@ -169,7 +169,8 @@ def run_point(config: DictConfig) -> float:
 
 
 def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> float:
-    from medllm.experiment import check, result_metrics, run_training
+    from medllm.experiment import check, run_training
+    from medllm.result import result_metrics
     from medllm.summary import print_point, print_run
     from medllm.sweep.points import parent_of, write_result
 

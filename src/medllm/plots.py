@@ -20,7 +20,7 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
 def _save(figure: Any, path: Path) -> Path:
     from matplotlib import pyplot
 
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
     pyplot.close(figure)
     return path
 
@@ -60,13 +60,12 @@ def plot_sweep(points: list[tuple[str, float, float, float]], title: str, path: 
     labels = [label for label, *_ in points]
     losses = [loss for _, loss, *_ in points]
     axes.plot(losses, range(len(points)), linestyle="", marker="o", markersize=8, color="#2c6fad")
+    beside = axes.get_yaxis_transform()  # x in shares of the axes' width, y in data
     for row, (_, loss, seconds, memory) in enumerate(points):
-        text = f"{loss:.4f}   {seconds:.0f} s   {memory:.1f} GiB"
-        axes.annotate(text, (loss, row), textcoords="offset points", xytext=(10, -3), fontsize=8, color="#555555")
+        text = f"{loss:8.4f} {seconds:7,.0f} s {memory:6.1f} GiB"
+        axes.text(1.02, row, text, transform=beside, va="center", fontsize=9, family="monospace")
     axes.set_yticks(range(len(points)), labels)
     axes.invert_yaxis()
-    axes.margins(x=0.35, y=0.12)
-    axes.set(
-        xlabel="held-out loss (nats per supervised token); the line of each point: loss, time, peak memory", title=title
-    )
+    axes.margins(x=0.1, y=0.15)
+    axes.set(xlabel="held-out loss (nats per supervised token)", title=title)
     return _save(figure, path)

@@ -23,7 +23,7 @@ def print_run(result: Any, shown: dict[str, str]) -> None:
     """The summary of a run: numbers before and after, cost, places, sample answers.
 
     Args:
-        result: A `medllm.experiment.Result`.
+        result: A `medllm.result.Result`.
         shown: Places to name, such as the artifact's folder.
     """
     table = Table(title=f"{result.name}", title_justify="left", show_edge=False, pad_edge=False)

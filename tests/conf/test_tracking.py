@@ -6,7 +6,8 @@ import pytest
 
 from medllm.config.store import project_root
 from medllm.config.tracking import MlflowConf
-from medllm.tracking.record import Opening, open_record
+from medllm.tracking.build import open_record
+from medllm.tracking.record import Opening
 from tests.conf.groups import assert_round_trips, load, options, refusal
 
 

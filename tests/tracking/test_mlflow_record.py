@@ -9,8 +9,9 @@ from mlflow import MlflowClient
 
 from medllm.config.tracking import MlflowConf
 from medllm.errors import TrackingError
+from medllm.tracking.build import open_record
 from medllm.tracking.mlflow_record import legal_name, legal_value
-from medllm.tracking.record import Opening, flatten, open_record
+from medllm.tracking.record import Opening, flatten
 
 
 def store(folder: Path) -> MlflowConf:

@@ -11,7 +11,8 @@ from medllm.errors import PointFailedError
 from medllm.plots import plot_sweep
 from medllm.summary import print_points
 from medllm.sweep.points import read_results, write_sweep
-from medllm.tracking.record import Opening, Record, open_record
+from medllm.tracking.build import open_record
+from medllm.tracking.record import Opening, Record
 
 
 @contextlib.contextmanager

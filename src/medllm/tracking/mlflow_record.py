@@ -125,7 +125,7 @@ def connect(conf: MlflowConf) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def open_mlflow_record(conf: MlflowConf, opening: Opening) -> Iterator[MlflowRecord]:
-    """See `medllm.tracking.record.open_record`."""
+    """See `medllm.tracking.build.open_record`."""
     client, experiment_id = connect(conf)
     tags = {"mlflow.parentRunId": opening.parent_id} if opening.parent_id else {}
     run = client.create_run(experiment_id, run_name=opening.name, tags=tags)

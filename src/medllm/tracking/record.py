@@ -1,13 +1,8 @@
-"""The run record's interface, its null object, and the choice between the two."""
+"""The run record's interface, which is also its null object."""
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from medllm.config.tracking import MlflowConf, NoTrackingConf, TrackingConf
-from medllm.errors import TrackingError
 
 
 class Record:
@@ -47,24 +42,6 @@ class Opening:
     params: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     parent_id: str = ""
-
-
-@contextlib.contextmanager
-def open_record(conf: TrackingConf, opening: Opening) -> Iterator[Record]:
-    """Opens a run's record and closes it with the truth: FINISHED, FAILED with the traceback, or KILLED.
-
-    Raises:
-        TrackingError: if the store cannot be opened.
-    """
-    if isinstance(conf, NoTrackingConf):
-        yield Record()
-    elif isinstance(conf, MlflowConf):
-        from medllm.tracking.mlflow_record import open_mlflow_record
-
-        with open_mlflow_record(conf, opening) as record:
-            yield record
-    else:
-        raise TrackingError(f"tracking: no builder for {type(conf).__name__}")
 
 
 def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:

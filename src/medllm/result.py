@@ -1,0 +1,79 @@
+"""What a run returns, and its numbers under the names of the run record."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from medllm.inference.generate import Answer
+from medllm.training.metrics import EvalMetrics
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run returns.
+
+    Attributes:
+        name: Of the run.
+        folder: The run's folder.
+        artifact: The artifact's folder.
+        run_id: In the run record; empty without tracking.
+        before: Held-out metrics of the base model; None without held-out data.
+        after: The same of the tuned model.
+        answers_before: Sample answers of the base model.
+        answers_after: Sample answers of the tuned model.
+        train_loss: Mean training loss of the last logged steps.
+        steps: Optimizer steps.
+        seconds: Of the whole run.
+        train_seconds: In training steps.
+        tokens_per_second: Tokens trained on, padding left out, per second in training steps.
+        supervised_tokens_per_second: Those of them that carry a label.
+        peak_memory_gib: Of the process, or of the GPU.
+        trainable: Trained parameters.
+        total: All parameters.
+    """
+
+    name: str
+    folder: Path
+    artifact: Path
+    run_id: str
+    before: EvalMetrics | None
+    after: EvalMetrics | None
+    answers_before: list[Answer]
+    answers_after: list[Answer]
+    train_loss: float
+    steps: int
+    seconds: float
+    train_seconds: float
+    tokens_per_second: float
+    supervised_tokens_per_second: float
+    peak_memory_gib: float
+    trainable: int
+    total: int
+
+    @property
+    def objective(self) -> float:
+        """What a sweeper minimises: held-out loss, or the training loss where nothing is held out."""
+        return self.after.loss if self.after else self.train_loss
+
+
+def result_metrics(result: Result) -> dict[str, float]:
+    """A result's numbers under the names of the run record."""
+    metrics: dict[str, float] = {}
+    if result.before and result.after:
+        metrics |= result.before.as_dict("base/") | result.after.as_dict("eval/")
+    return metrics | {
+        "train/final_loss": result.train_loss,
+        "train/steps": result.steps,
+        "perf/seconds": result.seconds,
+        "perf/train_seconds": result.train_seconds,
+        "perf/tokens_per_second": result.tokens_per_second,
+        "perf/supervised_tokens_per_second": result.supervised_tokens_per_second,
+        "perf/peak_memory_gib": result.peak_memory_gib,
+        "model/trainable_parameters": result.trainable,
+        "model/total_parameters": result.total,
+    }
+
+
+def final_metrics(result: Result) -> dict[str, float]:
+    """What is recorded at the end: all numbers that no log has recorded at its own step."""
+    logged = {"eval/loss", "eval/perplexity", "eval/token_accuracy", "eval/num_tokens"}
+    return {name: value for name, value in result_metrics(result).items() if name not in logged}
