@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from medllm.artifact import load_artifact, sha256
 from medllm.config.compose import Point, load_run_conf
 from medllm.config.run import RunConf
-from medllm.errors import ArtifactError, MedLLMError, NonFiniteError
+from medllm.errors import ArtifactError, DeviceMemoryError, MedLLMError, NonFiniteError
 from medllm.experiment import check, run_training
 from medllm.models.adapter import load_adapter
 from medllm.models.base import build_base_model, build_tokenizer
@@ -131,16 +131,42 @@ def test_a_damaged_artifact_is_refused_by_file_name(file: str, tiny_overrides: l
 
 
 def test_a_failing_run_is_recorded_and_leaves_nothing_behind(tiny_overrides: list[str], tmp_path: Path) -> None:
-    """FAILED with its traceback; the run after it, in the same process, equals one that runs alone."""
+    """FAILED with its traceback; the two runs after it, in the same process, equal one that runs alone."""
     alone = run_training(conf_of(tiny_overrides, "tracking=none"), tmp_path / "alone").artifact
     bad = conf_of(tiny_overrides, "data.over_length=error", "data.max_length=64")
     with pytest.raises(MedLLMError):
         run_training(bad, tmp_path / "bad")
-    after = run_training(conf_of(tiny_overrides), tmp_path / "after")
-    assert sha256(after.artifact / "adapter_model.safetensors") == sha256(alone / "adapter_model.safetensors")
+    for name in ("after", "after that"):
+        after = run_training(conf_of(tiny_overrides), tmp_path / name)
+        assert sha256(after.artifact / "adapter_model.safetensors") == sha256(alone / "adapter_model.safetensors")
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("medllm").experiment_id])
-    assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED"]
+    assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED", "FINISHED"]
+
+
+def test_a_full_gpu_is_one_message(tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory names what would make the run smaller."""
+    import torch
+
+    from medllm.training.trainer import MedTrainer
+
+    def full(*arguments: object, **more: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(MedTrainer, "compute_loss", full)
+    with pytest.raises(DeviceMemoryError, match=r"trainer\.gradient_checkpointing=true"):
+        run_training(conf_of(tiny_overrides, "tracking=none"), tmp_path / "run")
+
+
+def test_resuming_a_finished_run_trains_nothing_and_ends_well(tiny_overrides: list[str], tmp_path: Path) -> None:
+    """Its last checkpoint is the end: same metrics, no division by the time of no step."""
+    save = ["tracking=none", "trainer.save_strategy=steps", "trainer.save_steps=4"]
+    first = run_training(conf_of(tiny_overrides, *save), tmp_path / "first")
+    checkpoint = tmp_path / "first" / "checkpoints" / "checkpoint-4"
+    again = run_training(
+        conf_of(tiny_overrides, *save, f"trainer.resume_from_checkpoint={checkpoint}"), tmp_path / "again"
+    )
+    assert again.objective == first.objective
 
 
 def test_a_diverging_run_fails(tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ interrupted.
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +22,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from medllm.config.compose import Plan, Point, make_plan
+from medllm.config.run import RunConf
 from medllm.config.store import SCHEMAS
 from medllm.config.tracking import MlflowConf
 from medllm.config.validate import explain, to_run_conf
-from medllm.errors import ConfigError, MedLLMError, PointFailedError
+from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError
 from medllm.help import help_text
 from medllm.quiet import quiet_libraries
 
@@ -143,11 +145,16 @@ def run_point(config: DictConfig) -> float:
     folder = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode is RunMode.MULTIRUN
     from medllm.experiment import free_memory
-    from medllm.sweep.points import write_result
+    from medllm.hub import push
+    from medllm.sweep.points import RESULT, write_result
 
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
+    if (folder / RESULT).exists():
+        raise ConfigError(Fault("hydra.run.dir", "holds a run already", str(folder), fix="choose another folder"))
     reason = ""
     try:
-        return _train(config, folder, sweeping=sweeping)
+        objective, conf = _train(config, folder, sweeping=sweeping)
     except (KeyboardInterrupt, SystemExit):
         write_result(folder, "KILLED", reason="interrupted")
         raise
@@ -165,10 +172,14 @@ def run_point(config: DictConfig) -> float:
         traceback.clear_frames(error.__traceback__)
     finally:
         free_memory()
-    raise PointFailedError(reason)
+    if reason:
+        raise PointFailedError(reason)
+    if conf.hub.push_to_hub:  # last, so that a refused upload costs nothing
+        print(f"uploaded to {push(conf.hub, folder / 'artifact')}", file=sys.stderr)
+    return objective
 
 
-def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> float:
+def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, RunConf]:
     from medllm.experiment import check, run_training
     from medllm.result import result_metrics
     from medllm.summary import print_point, print_run
@@ -187,7 +198,7 @@ def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> float:
         if isinstance(conf.tracking, MlflowConf):
             shown["run"] = f"{result.run_id} in {conf.tracking.tracking_uri}"
         print_run(result, shown)
-    return result.objective
+    return result.objective, conf
 
 
 def _terminate(signum: int, frame: Any) -> None:

@@ -5,6 +5,7 @@
     ├── DataError          a data source cannot be read or holds nothing to train on
     ├── LabelError         the proof of the labels failed: training would learn the wrong thing
     ├── ModelError         a base model, tokenizer or adapter cannot be built
+    ├── DeviceMemoryError  the GPU has too little memory for this run
     ├── NonFiniteError     loss or gradient is NaN or infinite; raised before the optimizer step
     ├── ArtifactError      an artifact folder is damaged or incomplete
     ├── TrackingError      the run record cannot be written
@@ -79,6 +80,10 @@ class LabelError(MedLLMError):
 
 class ModelError(MedLLMError):
     """A base model, tokenizer or adapter cannot be found, verified or built."""
+
+
+class DeviceMemoryError(MedLLMError):
+    """The GPU ran out of memory."""
 
 
 class NonFiniteError(MedLLMError):

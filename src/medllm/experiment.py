@@ -1,10 +1,11 @@
 """One run from configuration to artifact: the place where everything meets."""
 
+import contextlib
 import gc
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import set_seed
 
-from medllm import hub
 from medllm.artifact import resolved_yaml, seal, sha256, write_json
 from medllm.config.compose import Point, resolved
 from medllm.config.lora import NoAdapterConf
@@ -25,10 +25,10 @@ from medllm.console import console
 from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets, build_datasets
 from medllm.data.splitting import fingerprint
-from medllm.errors import ConfigError
+from medllm.errors import ConfigError, DeviceMemoryError, Fault
 from medllm.inference.generate import Answer, ask, build_generation_config, generate
 from medllm.models.adapter import attach_adapter, changes_base, count_parameters, save_initial, save_model
-from medllm.models.base import Tokenizer, build_base_model, build_tokenizer, pick_device
+from medllm.models.base import Tokenizer, build_base_model, build_tokenizer, is_at_hand, pick_device
 from medllm.models.preflight import preflight_faults
 from medllm.plots import plot_loss
 from medllm.result import Result, final_metrics, result_metrics
@@ -37,7 +37,7 @@ from medllm.tracking.lineage import git_state, hardware, versions
 from medllm.tracking.memory import peak_memory_gib, reset_peak_memory
 from medllm.tracking.record import Opening, Record, flatten
 from medllm.training.arguments import build_arguments
-from medllm.training.callbacks import NonFiniteGuard, ProgressBar, Recorder, SampleAnswers
+from medllm.training.callbacks import NonFiniteGuard, ProgressBar, Recorder, SampleAnswers, StepTimer
 from medllm.training.label_proof import LabelProof, prove_labels
 from medllm.training.metrics import EvalMetrics, evaluate, precision
 from medllm.training.trainer import MedTrainer
@@ -70,11 +70,12 @@ def check(points: Sequence[Point]) -> None:
     Raises:
         ConfigError: with all faults of all points, each once.
     """
-    faults = []
+    faults: list[Fault] = []
     for point in points:
-        for fault in [*cross_field_faults(point.conf), *preflight_faults(point.conf)]:
-            if fault not in faults:
-                faults.append(fault)
+        found = cross_field_faults(point.conf)
+        if not found or is_at_hand(point.conf.model):  # nothing is downloaded for a run that is wrong already
+            found = [*found, *preflight_faults(point.conf)]
+        faults += [fault for fault in found if fault not in faults]
     if faults:
         raise ConfigError(faults)
 
@@ -99,12 +100,13 @@ def run_training(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(resolved_yaml(conf), encoding="utf-8")
     code = git_state(project_root())
-    tags = {"mlflow.source.git.commit": code.commit, "git.dirty": str(bool(code.diff)).lower(), "seed": str(conf.seed)}
+    tags = {"mlflow.source.git.commit": code.commit, "git.dirty": str(code.dirty).lower(), "seed": str(conf.seed)}
     tags |= {f"version.{name}": text for name, text in versions().items()}
     tags |= {f"hardware.{name}": text for name, text in hardware().items()}
     tags["folder"] = _display(folder)
     leaves = {**(choices or schema_names(conf)), **flatten(resolved(conf))}
-    with open_record(conf.tracking, Opening(conf.name, leaves, tags, parent_id)) as record:
+    opening = Opening(conf.name, leaves, tags, parent_id)
+    with open_record(conf.tracking, opening) as record, _explained_memory(conf):
         record.log_artifact(folder / "config.yaml")
         if code.diff:
             (folder / "uncommitted.diff").write_text(code.diff, encoding="utf-8")
@@ -138,7 +140,9 @@ def _run(conf: RunConf, folder: Path, device: str, record: Record, commit: str, 
     _say_plan(conf, datasets, proof, trainable, total, device)
 
     trainer = build_trainer(model, conf, datasets, folder, record, samples)
-    trainer.train(resume_from_checkpoint=conf.trainer.resume_from_checkpoint)
+    with ProgressBar() as progress:
+        trainer.add_callback(progress)
+        mean_loss = trainer.train(resume_from_checkpoint=conf.trainer.resume_from_checkpoint).training_loss
     after = _final_evaluation(trainer) if datasets.eval else None
     answers_after = samples.take(model, trainer.state.global_step)
 
@@ -147,6 +151,10 @@ def _run(conf: RunConf, folder: Path, device: str, record: Record, commit: str, 
     held_out = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
     curve = [(0, before.loss), *held_out] if before else []
     record.log_artifact(plot_loss(train_loss, curve, conf.name, folder / "loss.png"))
+
+    def rate(count: torch.Tensor) -> float:
+        return int(count) / trainer.train_seconds if trainer.train_seconds else math.nan
+
     result = Result(
         name=conf.name,
         folder=folder,
@@ -156,19 +164,17 @@ def _run(conf: RunConf, folder: Path, device: str, record: Record, commit: str, 
         after=after,
         answers_before=answers_before,
         answers_after=answers_after,
-        train_loss=train_loss[-1][1] if train_loss else math.nan,
+        train_loss=mean_loss,
         steps=trainer.state.global_step,
         seconds=time.perf_counter() - started,
         train_seconds=trainer.train_seconds,
-        tokens_per_second=int(trainer.num_tokens) / trainer.train_seconds,
-        supervised_tokens_per_second=int(trainer.num_supervised_tokens) / trainer.train_seconds,
+        tokens_per_second=rate(trainer.num_tokens),
+        supervised_tokens_per_second=rate(trainer.num_supervised_tokens),
         peak_memory_gib=peak_memory_gib(device),
         trainable=trainable,
         total=total,
     )
     _save_artifact(result, model, initial, conf, tokenizer, renderer, datasets, commit)
-    if conf.hub.push_to_hub:
-        console.print(f"uploaded to {hub.push(conf.hub, result.artifact)}")
     return result
 
 
@@ -186,7 +192,7 @@ def build_trainer(
         processing_class=samples.renderer.tokenizer,
     )
     trainer.add_callback(NonFiniteGuard(trainer))
-    trainer.add_callback(ProgressBar())
+    trainer.add_callback(StepTimer(trainer))
     trainer.add_callback(Recorder(record.log_metrics))
     if conf.generation.sample_at_evaluation:
         trainer.add_callback(SampleAnswers(lambda step: samples.take(model, step)))
@@ -303,6 +309,20 @@ def _display(folder: Path) -> str:
     """A folder's path, short where it lies below the project."""
     root = project_root()
     return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
+
+
+@contextlib.contextmanager
+def _explained_memory(conf: RunConf) -> Iterator[None]:
+    """Turns a full GPU into a message that names what would make the run smaller."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceMemoryError(
+            f"the GPU ran out of memory: {str(error).split('. ')[0]}\n"
+            f"    fix: trainer.per_device_train_batch_size={conf.trainer.per_device_train_batch_size} down, "
+            "trainer.gradient_accumulation_steps up by as much; trainer.gradient_checkpointing=true; "
+            f"a smaller data.max_length ({conf.data.max_length}); quantization=nf4_double"
+        ) from None
 
 
 def free_memory() -> None:

@@ -20,7 +20,7 @@ class Result:
         after: The same of the tuned model.
         answers_before: Sample answers of the base model.
         answers_after: Sample answers of the tuned model.
-        train_loss: Mean training loss of the last logged steps.
+        train_loss: Mean training loss of all steps since the start or the resume.
         steps: Optimizer steps.
         seconds: Of the whole run.
         train_seconds: In training steps.
@@ -61,7 +61,7 @@ def result_metrics(result: Result) -> dict[str, float]:
     if result.before and result.after:
         metrics |= result.before.as_dict("base/") | result.after.as_dict("eval/")
     return metrics | {
-        "train/final_loss": result.train_loss,
+        "train/mean_loss": result.train_loss,
         "train/steps": result.steps,
         "perf/seconds": result.seconds,
         "perf/train_seconds": result.train_seconds,

@@ -67,6 +67,7 @@ def test_every_cross_field_fault_is_found_at_once() -> None:
         (["lora=none"], "full fine-tuning cannot train a quantized base"),
         (["lora=pissa"], "moves base weights, which a quantized base forbids"),
         (["lora=prefix", "data.batching=packed"], "a row has one prefix, packed conversations need one each"),
+        (["lora=prefix", "trainer.gradient_checkpointing=true"], "would drop the prefix"),
         (["quantization=int8", "lora=dora"], "cannot read the norms of an 8-bit base"),
         (["quantization.bnb_4bit_compute_dtype=float16", "trainer.bf16=true"], "contradicts trainer.bf16"),
         (
@@ -86,6 +87,18 @@ def test_values_smuggled_in_with_plus_are_refused() -> None:
     assert "lora.foo=1: no such key" in refusal("+lora.foo=1")
     assert "did you mean trainer.learning_rate?" in refusal("++trainer.learnig_rate=1")
     assert "x=1: no such key" in refusal("+x=1")
+    assert "hydra.foo=1: no such key" in refusal("+hydra.foo=1")
+    message = refusal("hydra/launcher=joblib", "+hydra.launcher.njobs=2")
+    assert "did you mean hydra.launcher.n_jobs?" in message
+
+
+def test_what_is_no_override_is_refused(tmp_path: Path) -> None:
+    """A group without an option, a value without a key, a file that is no YAML."""
+    assert "cannot be composed" in refusal("trainer=null")
+    assert "cannot be composed" in refusal("=3")
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "broken.yaml").write_text("r: [1, 2\n")
+    assert "cannot be composed" in refusal(f"hydra.searchpath=[file://{tmp_path}]", "lora=broken")
 
 
 def test_unknown_options_and_groups_are_refused_with_what_exists() -> None:

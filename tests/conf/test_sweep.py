@@ -37,3 +37,22 @@ def test_one_bad_point_refuses_the_sweep() -> None:
         make_plan(["lora.r=8,0"], multirun=True)
     with pytest.raises(ConfigError, match="no such option"):
         make_plan(["lora=default,nothing"], multirun=True)
+
+
+def test_hydras_own_ways_to_write_a_grid() -> None:
+    """Both range and glob expand as Hydra expands them."""
+    assert len(make_plan(["lora.r=range(2,5)"], multirun=True).points) == 3
+    assert len(make_plan(["lora=glob(*)", "quantization=none"], multirun=True).points) == len(options("lora"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["lora.r=interval(8,16)"], "does not support sweep type"),
+        (["lora.r=8,16", "hydra.sweeper.max_batch_size=1"], "would end the sweep at the first failed point"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(overrides: list[str], expected: str) -> None:
+    """A sweep whose points are not known before it starts could not be checked."""
+    with pytest.raises(ConfigError, match=expected):
+        make_plan(overrides, multirun=True)

@@ -40,4 +40,5 @@ def test_refusals() -> None:
     """Unknown key and wrong type."""
     assert "did you mean tracking.tracking_uri?" in refusal("tracking.tracking_url=x")
     assert "tracking.experiment_name=null: must have a value" in refusal("tracking.experiment_name=null")
+    assert "tracking.artifact_location=mlruns: is relative" in refusal("tracking.artifact_location=mlruns")
     assert "not in the chosen option of tracking" in refusal("tracking=none", "tracking.tracking_uri=x")

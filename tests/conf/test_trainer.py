@@ -53,3 +53,5 @@ def test_refusals() -> None:
     )
     assert "trainer.learning_rate=nan: is out of range" in refusal("trainer.learning_rate=nan")
     assert "no such value" in refusal("trainer.optim=adamm")
+    assert "trainer.max_steps=0: trains nothing" in refusal("trainer.max_steps=0")
+    assert "trainer.num_train_epochs=inf: is out of range" in refusal("trainer.num_train_epochs=inf")

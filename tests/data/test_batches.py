@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from medllm.config.data import DataConf, OverLength
 from medllm.conversation import Conversation, Message, Rendered, Renderer, Turn
-from medllm.data.collate import FlattenCollator, PadCollator
+from medllm.data.collate import PackCollator, PadCollator
 from medllm.data.packing import best_fit
 from medllm.data.tokenize import fit, tokenize
 from medllm.errors import DataError
@@ -20,13 +20,17 @@ SAMPLES = [
 ]
 
 
-def test_flattened_batch_is_exact() -> None:
-    """Rows end to end, positions restart, no mask, and no sample's first token is predicted from its neighbour."""
-    batch = FlattenCollator()([[SAMPLES[0], SAMPLES[1]], [SAMPLES[2]]])
-    assert batch.keys() == {"input_ids", "position_ids", "labels"}
-    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9]]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1, 2, 3]]
-    assert batch["labels"].tolist() == [[-100, 2, 3, -100, 5, -100, -100, 8, 9]]
+def test_packed_batch_is_exact() -> None:
+    """Samples end to end, positions restart, no mask, and no sample's first token is predicted from its neighbour.
+
+    A shorter row ends in a segment of its own, which counts for nothing.
+    """
+    batch = PackCollator()([[SAMPLES[0], SAMPLES[2]], [SAMPLES[1]]])
+    assert batch.keys() == {"input_ids", "position_ids", "labels", "num_tokens"}
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 6, 7, 8, 9], [4, 5, 0, 0, 0, 0, 0]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 2, 3], [0, 1, 0, 1, 2, 3, 4]]
+    assert batch["labels"].tolist() == [[-100, 2, 3, -100, -100, 8, 9], [-100, 5, -100, -100, -100, -100, -100]]
+    assert batch["num_tokens"].tolist() == [9]
 
 
 def test_padded_batch_is_exact() -> None:
@@ -35,6 +39,7 @@ def test_padded_batch_is_exact() -> None:
     assert batch["input_ids"].tolist() == [[1, 2, 3, 9], [4, 5, 9, 9], [6, 7, 8, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
     assert batch["labels"].tolist() == [[-100, 2, 3, -100], [-100, 5, -100, -100], [6, -100, 8, 9]]
+    assert batch["num_tokens"].tolist() == [9]
     assert PadCollator(0, length=6)(SAMPLES[:1])["input_ids"].shape == (1, 6)
     assert batch["input_ids"].dtype == torch.int64
 

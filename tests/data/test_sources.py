@@ -74,7 +74,10 @@ def test_no_usable_row_is_an_error() -> None:
 def test_chat_format_wins_where_a_row_has_it() -> None:
     """OpenAI and ShareGPT spellings; rows without turns fall back to the two columns."""
     turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    in_csv = json.dumps([{"role": "patient", "content": "e"}, {"role": "doctor", "content": "f"}])
     rows = [
+        {"messages": in_csv},
+        {"messages": None},
         {"Patient": "x", "Doctor": "y", "messages": turns},
         {"Patient": "x", "Doctor": "y", "messages": None},
         {
@@ -83,8 +86,9 @@ def test_chat_format_wins_where_a_row_has_it() -> None:
             "messages": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}],
         },
     ]
-    conversations, _ = build_conversations(rows, ColumnsConf(messages="messages"))
-    assert [[m.content for m in c.messages] for c in conversations] == [["a", "b"], ["x", "y"], ["c", "d"]]
+    conversations, rejected = build_conversations(rows, ColumnsConf(messages="messages"))
+    assert [[m.content for m in c.messages] for c in conversations] == [["e", "f"], ["a", "b"], ["x", "y"], ["c", "d"]]
+    assert rejected == {"empty message": 1}
 
 
 def test_the_bundled_file_keeps_its_promises() -> None:

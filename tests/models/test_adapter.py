@@ -10,9 +10,9 @@ from medllm.config.compose import load_run_conf
 from medllm.config.run import RunConf
 from medllm.errors import ModelError
 from medllm.models.adapter import attach_adapter, build_peft_config, load_adapter, save_initial, save_model
-from medllm.models.base import Tokenizer, build_base_model, build_tokenizer, setup_chatml
+from medllm.models.base import Tokenizer, build_base_model, build_tokenizer
+from medllm.models.tiny import build_tiny_tokenizer
 from tests.conf.groups import options
-from tests.conf.test_model import foreign_tokenizer
 
 STARTS_AS_BASE = [name for name in options("lora") if name not in ("prefix", "none")]
 NEEDS_PLAIN_BASE = ("pissa", "none")
@@ -145,18 +145,24 @@ def test_merged_logits_equal_unmerged(option: str) -> None:
     assert (logits(model.merge_and_unload()) - expected).abs().max() < 1e-4
 
 
+def grown_tokenizer() -> Tokenizer:
+    """The tiny tokenizer with two tokens that its base has never seen."""
+    tokenizer = build_tiny_tokenizer()
+    size = len(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|new|>", "<|newer|>"]})
+    return Tokenizer(tokenizer, (size, size + 1))
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_new_tokens_get_trained_embeddings(tied: bool, tmp_path: Path) -> None:
-    """ChatML on a foreign tokenizer: rows of the new tokens move, all other rows stay; saving and loading keeps them."""
+    """Rows of the new tokens move, all other rows stay; saving and loading keeps them."""
     run = conf("quantization=none", f"model.tie_word_embeddings={str(tied).lower()}")
-    made = setup_chatml(foreign_tokenizer())
+    made = grown_tokenizer()
     ids = list(made.new_token_ids)
-    base = build_base_model(run.model, run.quantization, Tokenizer(made.tokenizer))
-    base.resize_token_embeddings(len(made.tokenizer))
-    base.requires_grad_(False)
+    base = build_base_model(run.model, run.quantization, made)
     start = base.get_input_embeddings().weight.detach().clone()
     start_out = base.get_output_embeddings().weight.detach().clone()
-    state = {name: value.clone() for name, value in base.state_dict().items()}
+    assert torch.allclose(start[ids[1]], start[: ids[0]].mean(dim=0), atol=1e-6)
     model = attach_adapter(base, run.lora, made.new_token_ids)
     given = torch.tensor([[5, *ids, 7, *ids, 9]])
     model.train()
@@ -168,9 +174,7 @@ def test_new_tokens_get_trained_embeddings(tied: bool, tmp_path: Path) -> None:
     model.eval()
     trained = model(input_ids=given, use_cache=False).logits.detach()
     save_model(model, tmp_path)
-    fresh = build_base_model(run.model, run.quantization, Tokenizer(made.tokenizer))
-    fresh.resize_token_embeddings(len(made.tokenizer))
-    fresh.load_state_dict(state)
+    fresh = build_base_model(run.model, run.quantization, made)
     loaded = load_adapter(fresh, tmp_path)
     assert (loaded(input_ids=given, use_cache=False).logits - trained).abs().max() < 1e-4
     merged = model.merge_and_unload()

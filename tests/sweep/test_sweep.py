@@ -121,6 +121,7 @@ def test_a_failed_point_frees_its_model(
     HydraConfig.instance().set_config(config)
     kept = []
     for _ in range(3):
+        (tmp_path / "point" / "result.json").unlink(missing_ok=True)
         try:
             run_point(config)
         except PointFailedError as error:

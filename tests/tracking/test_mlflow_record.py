@@ -118,7 +118,7 @@ def test_faults_of_the_store_are_told(tmp_path: Path) -> None:
     """An unreachable server and a deleted experiment: one message with the remedy."""
     conf = MlflowConf("http://127.0.0.1:9", "test", None)
     with (
-        pytest.raises(TrackingError, match=r"tracking.tracking_uri=http://127.0.0.1:9 cannot be opened"),
+        pytest.raises(TrackingError, match=r"tracking.tracking_uri=http://127.0.0.1:9 cannot be used"),
         open_record(conf, Opening("one")),
     ):
         pass

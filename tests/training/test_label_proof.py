@@ -51,6 +51,28 @@ def test_holds_on_truncated_data(dialogues: Path) -> None:
     assert prove(dialogues, "data.over_length=truncate", "data.max_length=64").end_of_turn_supervised == 1
 
 
+def test_breaks_where_nothing_can_be_read_back(dialogues: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proof on no sample is none."""
+    monkeypatch.setattr(Renderer, "token_roles", lambda self, ids, conversation: None)
+    with pytest.raises(LabelError, match="cannot be proven"):
+        prove(dialogues)
+
+
+def test_breaks_where_a_batch_supervises_padding(dialogues: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the collator makes is looked at, not only what it is given."""
+    from medllm.data.collate import PadCollator
+
+    original = PadCollator.__call__
+
+    def supervised_padding(self: PadCollator, samples: Any) -> Any:
+        batch = original(self, samples)
+        return batch | {"labels": batch["labels"].masked_fill(batch["attention_mask"] == 0, self.pad_token_id)}
+
+    monkeypatch.setattr(PadCollator, "__call__", supervised_padding)
+    with pytest.raises(LabelError, match="does not supervise the tokens that its samples supervise"):
+        prove(dialogues, "data.batching=max_length")
+
+
 def all_masked(row: dict) -> dict:
     """Nothing is supervised."""
     return row | {"labels": [-100] * len(row["labels"])}
@@ -107,17 +129,17 @@ def test_breaks_on_another_system_prompt_in_use(dialogues: Path) -> None:
 
 def test_breaks_where_packed_conversations_see_each_other(dialogues: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the restart of position ids, conversations mix: the loss or the leak tells."""
-    from medllm.data.collate import FlattenCollator
+    from medllm.data.collate import PackCollator
 
-    original = FlattenCollator.__call__
+    original = PackCollator.__call__
 
-    def without_restart(self: FlattenCollator, rows: Any) -> Any:
+    def without_restart(self: PackCollator, rows: Any) -> Any:
         batch = original(self, rows)
-        if len(batch["input_ids"][0]) > 150:
+        if len(rows[0]) > 1:
             del batch["position_ids"]
         return batch
 
-    monkeypatch.setattr(FlattenCollator, "__call__", without_restart)
+    monkeypatch.setattr(PackCollator, "__call__", without_restart)
     monkeypatch.setitem(label_proof.LOSS_TOLERANCE, __import__("torch").float32, 1.0)
     with pytest.raises(LabelError, match="changes the next one's logits"):
         prove(dialogues)

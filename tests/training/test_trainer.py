@@ -28,10 +28,10 @@ def gradients(model, micro_batches) -> list[torch.Tensor]:  # type: ignore[no-un
 
 def test_loss_and_gradients_do_not_depend_on_the_layout(dialogues: Path) -> None:
     """Packed in one row, packed in several, padded, one by one: the same loss and the same gradients."""
-    from medllm.data.collate import FlattenCollator, PadCollator
+    from medllm.data.collate import PackCollator, PadCollator
 
     samples = rows_of(dialogues)[:6]
-    flatten, pad = FlattenCollator(), PadCollator(3)
+    flatten, pad = PackCollator(), PadCollator(3)
     layouts = {
         "one row": [flatten([samples])],
         "two rows": [flatten([samples[:2]]), flatten([samples[2:]])],
@@ -58,7 +58,7 @@ def test_sums_are_those_of_the_whole_logits(dialogues: Path) -> None:
     batch = PadCollator(3)(rows_of(dialogues)[:4])
     model = model_of(tiny_run(dialogues)).eval()
     sums = token_sums(model, batch)
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     logits, labels = model(**inputs, use_cache=False).logits[:, :-1], batch["labels"][:, 1:]
     kept = labels != -100
     assert torch.allclose(sums.loss, F.cross_entropy(logits[kept], labels[kept], reduction="sum"), rtol=1e-5)
@@ -72,9 +72,9 @@ def test_held_out_metrics_are_sums_over_counts(dialogues: Path, batching: str) -
     conf = tiny_run(dialogues, "data.eval_fraction=0.4")
     reference_rows = datasets_of(conf).eval.samples.rows.to_list()  # type: ignore[union-attr]
     model = model_of(conf)
-    from medllm.data.collate import FlattenCollator
+    from medllm.data.collate import PackCollator
 
-    alone = [token_sums(model.eval(), FlattenCollator()([[row]])) for row in reference_rows]
+    alone = [token_sums(model.eval(), PackCollator()([[row]])) for row in reference_rows]
     count = sum(int(s.count) for s in alone)
     expected = sum(float(s.loss.detach()) for s in alone) / count
     other = tiny_run(dialogues, "data.eval_fraction=0.4", f"data.batching={batching}")

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -60,6 +61,11 @@ def compose_config(
             return compose(config_name, overrides=[*overrides, *mode], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, overrides)) from None
+    except (yaml.YAMLError, ValueError) as error:  # a file that is no YAML; an override without a key
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            Fault("", f"cannot be composed: {reason}", fix="correct the file or override it names")
+        ) from None
 
 
 def load_run_conf(overrides: list[str], config_dir: Path | None = None) -> RunConf:
@@ -111,7 +117,11 @@ def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None =
     fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
     config = compose_config(fixed, config_dir, multirun=True)
     grid = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-    combinations = BasicSweeper.split_arguments(_parse([*grid, *overrides]), None)[0]
+    _refuse_other_sweepers(config)
+    try:
+        combinations = BasicSweeper.split_arguments(_parse([*grid, *overrides]), None)[0]
+    except HydraException as error:
+        raise ConfigError(explain(error, overrides)) from None
     constant = set.intersection(*(set(combination) for combination in combinations))
     points, faults = [], []
     for combination in combinations:
@@ -125,11 +135,32 @@ def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None =
     return Plan(tuple(points), Path(config.hydra.sweep.dir))
 
 
-def _parse(overrides: list[str]) -> list:
+def _parse(overrides: list[str]) -> list[Override]:
+    GlobalHydra.instance().clear()
     try:
-        return OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
+        with initialize_config_dir(version_base="1.3", config_dir=str(project_root() / "conf")):
+            loader = GlobalHydra.instance().config_loader()  # `lora=glob(*)` asks it for the options
+            parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+            for override in parsed:
+                if override.is_sweep_override() and override.is_discrete_sweep():
+                    list(override.sweep_string_iterator())
+    except (HydraException, ValueError) as error:
         raise ConfigError(explain(error, overrides)) from None
+    return list(parsed)
+
+
+def _refuse_other_sweepers(config: DictConfig) -> None:
+    """Other sweepers choose points while they run, so that their points cannot be checked before."""
+    target = str(config.hydra.sweeper._target_)
+    if not target.endswith(".BasicSweeper"):
+        raise ConfigError(
+            Fault("hydra/sweeper", "cannot be planned", target, allowed="basic", fix="leave out hydra/sweeper")
+        )
+    if config.hydra.sweeper.max_batch_size is not None:
+        fix = "leave it out; joblib's hydra.launcher.n_jobs limits processes"
+        raise ConfigError(
+            Fault("hydra.sweeper.max_batch_size", "would end the sweep at the first failed point", fix=fix)
+        )
 
 
 def _refuse_sweep_values(overrides: list[str]) -> None:

@@ -18,7 +18,7 @@ class Range:
 
     def __contains__(self, value: float) -> bool:
         return (
-            not math.isnan(value)
+            math.isfinite(value)
             and (self.ge is None or value >= self.ge)
             and (self.gt is None or value > self.gt)
             and (self.le is None or value <= self.le)

@@ -1,8 +1,10 @@
 """Schemas of the `tracking` group: where the record of a run is kept."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from medllm.config.conf import Conf
+from medllm.errors import Fault
 
 
 @dataclass
@@ -23,9 +25,17 @@ class MlflowConf(TrackingConf):
         tracking_uri: `sqlite:///<file>` or the address of a server. Credentials come from the environment
             (`MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_TOKEN` ...), never from here.
         experiment_name: Created where it does not exist.
-        artifact_location: Where a new experiment keeps its files; null leaves it to the server.
+        artifact_location: Where a new experiment keeps its files: an absolute folder or an address such as `s3://...`.
+            Null leaves it to a server, and puts it beside a local database, in `mlruns/`.
     """
 
     tracking_uri: str = "sqlite:///${medllm.root:}/mlflow.db"
     experiment_name: str = "medllm"
-    artifact_location: str | None = "${medllm.root:}/mlruns"
+    artifact_location: str | None = None
+
+    def faults(self) -> list[Fault]:
+        """A relative folder would depend on where a command was typed."""
+        location = self.artifact_location
+        if location and "://" not in location and not Path(location).is_absolute():
+            return [Fault("artifact_location", "is relative", location, allowed="an absolute folder or an address")]
+        return []

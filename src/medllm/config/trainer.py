@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from medllm.config.conf import Conf, ranged
+from medllm.errors import Fault
 
 
 class Strategy(Enum):
@@ -76,3 +77,9 @@ class TrainerConf(Conf):
     save_total_limit: int | None = ranged(2, ge=1)
     resume_from_checkpoint: str | None = None
     use_cpu: bool = False
+
+    def faults(self) -> list[Fault]:
+        """No steps: transformers would take 0 for no limit at all."""
+        if self.max_steps == 0:
+            return [Fault("max_steps", "trains nothing", "0", allowed="-1 (num_train_epochs decides) or at least 1")]
+        return []

@@ -5,6 +5,7 @@ smuggle past it. Gate 2 builds the dataclasses, whose ranges are checked on the 
 """
 
 import difflib
+import os
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from medllm.errors import ConfigError, Fault
 
 # Attention that restarts with position_ids and so keeps packed conversations apart in transformers (measured, see LOG.md).
 PACKING_ATTENTION = (AttnImplementation.sdpa, AttnImplementation.eager, AttnImplementation.flash_attention_2)
+
+# What Hydra puts into a composed configuration beside its and our schemas.
+HYDRAS_OWN = (("", "hydra"), ("hydra.", "env"))
 
 
 def nearest(key: str, candidates: list[str]) -> str:
@@ -80,9 +84,7 @@ def unknown_key_faults(config: DictConfig, prefix: str = "") -> list[Fault]:
     allowed = [f.name for f in fields(schema)] if is_dataclass(schema) else None
     for key in config:
         name = str(key)
-        if prefix == "" and name == "hydra":
-            continue
-        if allowed is not None and name not in allowed:
+        if allowed is not None and name not in allowed and (prefix, name) not in HYDRAS_OWN:
             value = "?" if OmegaConf.is_interpolation(config, name) else str(config[name])
             found.append(unknown_key_fault(prefix + name, value, allowed))
         elif not OmegaConf.is_missing(config, name) and not OmegaConf.is_interpolation(config, name):
@@ -160,6 +162,14 @@ def cross_field_faults(conf: RunConf) -> list[Fault]:
         )
     if conf.data.batching is Batching.packed:
         found += packing_faults(conf)
+    if isinstance(conf.lora, PrefixTuningConf) and conf.trainer.gradient_checkpointing:
+        fix = "trainer.gradient_checkpointing=false"
+        found.append(
+            Fault("trainer.gradient_checkpointing", "would drop the prefix, which is a cache", "true", fix=fix)
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        fix = "start one process; several GPUs are not supported yet"
+        found.append(Fault("", "started in several processes (torchrun), each would write the same run", fix=fix))
     if conf.data.over_length is OverLength.truncate and conf.data.max_length < 64:
         fix = "data.max_length=512"
         found.append(Fault("data.max_length", "leaves no answer to train on", str(conf.data.max_length), fix=fix))
@@ -275,6 +285,6 @@ def explain(error: Exception, overrides: list[str]) -> list[Fault]:
         if "does not support deletion" in message:
             return [Fault(key, "cannot be deleted", fix=f"override it instead: {key}=...")]
         return [Fault(key, message[:1].lower() + message[1:], value)]
-    if isinstance(error, ConfigCompositionException | HydraException):
+    if isinstance(error, ConfigCompositionException | HydraException | ValueError):
         return [Fault("", _first_line(error), fix="see `python train.py --help`")]
     raise error

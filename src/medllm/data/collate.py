@@ -13,23 +13,37 @@ import torch
 Batch = dict[str, torch.Tensor]
 
 
-class FlattenCollator:
-    """Lays the samples of all rows end to end in one row, without padding.
+# What a model takes of a batch; the rest of it is for the trainer.
+MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
+
+
+class PackCollator:
+    """Lays the samples of each row end to end.
 
     Position ids restart at each sample; transformers derives from that restart, and only in the absence of an attention
-    mask and a cache, that no sample sees another. So this collator must never emit a mask.
+    mask and a cache, that no sample sees another. So this collator must never emit a mask. Rows shorter than the longest
+    are filled at their end with a segment of its own, which is never supervised.
     """
 
     def __call__(self, rows: Iterable[list[dict[str, Any]]]) -> Batch:
-        """`input_ids`, `position_ids`, `labels`, each (1, T) int64."""
-        samples = list(chain.from_iterable(rows))
-        position_ids = [range(len(sample["input_ids"])) for sample in samples]
-        # The first token of a sample follows another sample's last: it must not be predicted from there.
-        labels = [[-100, *sample["labels"][1:]] for sample in samples]
+        """`input_ids`, `position_ids`, `labels`, each (B, T) int64, and `num_tokens` (1,) without the filling."""
+        rows = [list(row) for row in rows]
+        lengths = [sum(len(sample["input_ids"]) for sample in row) for row in rows]
+        longest = max(lengths)
+        input_ids, position_ids, labels = [], [], []
+        for row, length in zip(rows, lengths, strict=True):
+            fill = longest - length
+            input_ids.append([*chain.from_iterable(sample["input_ids"] for sample in row), *[0] * fill])
+            restarts = chain.from_iterable(range(len(sample["input_ids"])) for sample in row)
+            position_ids.append([*restarts, *range(fill)])
+            # The first token of a sample follows another sample's last: it must not be predicted from there.
+            own = chain.from_iterable([-100, *sample["labels"][1:]] for sample in row)
+            labels.append([*own, *[-100] * fill])
         return {
-            "input_ids": torch.tensor([list(chain.from_iterable(s["input_ids"] for s in samples))]),
-            "position_ids": torch.tensor([list(chain.from_iterable(position_ids))]),
-            "labels": torch.tensor([list(chain.from_iterable(labels))]),
+            "input_ids": torch.tensor(input_ids),
+            "position_ids": torch.tensor(position_ids),
+            "labels": torch.tensor(labels),
+            "num_tokens": torch.tensor([sum(lengths)]),
         }
 
 
@@ -46,7 +60,7 @@ class PadCollator:
     length: int | None = None
 
     def __call__(self, samples: list[dict[str, Any]]) -> Batch:
-        """`input_ids`, `attention_mask`, `labels`, each (B, T) int64."""
+        """`input_ids`, `attention_mask`, `labels`, each (B, T) int64, and `num_tokens` (1,) without padding."""
         length = self.length or max(len(sample["input_ids"]) for sample in samples)
 
         def pad(values: list[int], fill: int) -> list[int]:
@@ -56,4 +70,5 @@ class PadCollator:
             "input_ids": torch.tensor([pad(s["input_ids"], self.pad_token_id) for s in samples]),
             "attention_mask": torch.tensor([pad([1] * len(s["input_ids"]), 0) for s in samples]),
             "labels": torch.tensor([pad(s["labels"], -100) for s in samples]),
+            "num_tokens": torch.tensor([sum(len(s["input_ids"]) for s in samples)]),
         }

@@ -1,5 +1,6 @@
 """Turns rows into conversations by the column names of the configuration, and counts what it has to reject."""
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -43,9 +44,14 @@ def build_conversations(rows: list[dict[str, Any]], columns: ColumnsConf) -> tup
 
 def _messages(row: dict[str, Any], columns: ColumnsConf) -> tuple[Message, ...]:
     turns = row.get(columns.messages) if columns.messages else None
+    if isinstance(turns, str):  # as a CSV holds it
+        try:
+            turns = json.loads(turns)
+        except json.JSONDecodeError:
+            turns = None
     if isinstance(turns, list | tuple) or hasattr(turns, "tolist"):
         return tuple(_message(turn) for turn in turns)  # type: ignore[union-attr]
-    return (Message("user", _text(row[columns.patient])), Message("assistant", _text(row[columns.doctor])))
+    return (Message("user", _text(row.get(columns.patient))), Message("assistant", _text(row.get(columns.doctor))))
 
 
 def _message(turn: Any) -> Message:

@@ -45,7 +45,7 @@ class PackedDataset:
 
     def __init__(self, samples: Any, max_length: int, seed: int):
         self.samples = samples
-        self.rows = best_fit(samples["length"], max_length, seed)
+        self.rows = best_fit(list(samples["length"]), max_length, seed)
 
     def __len__(self) -> int:
         return len(self.rows)

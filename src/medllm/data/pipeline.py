@@ -6,7 +6,7 @@ from typing import Any
 
 from medllm.config.data import Batching, DataConf
 from medllm.conversation import Conversation, Renderer
-from medllm.data.collate import FlattenCollator, PadCollator
+from medllm.data.collate import PackCollator, PadCollator
 from medllm.data.messages import build_conversations
 from medllm.data.packing import PackedDataset
 from medllm.data.sources import read_rows
@@ -94,7 +94,7 @@ def build_datasets(conf: DataConf, renderer: Renderer, batching: Batching, seed:
         )
     if not train:
         raise DataError(f"data.eval_fraction={conf.eval_fraction} leaves nothing to train on")
-    collate: Callable[[list[Any]], dict[str, Any]] = FlattenCollator()
+    collate: Callable[[list[Any]], dict[str, Any]] = PackCollator()
     if batching is not Batching.packed:
         tokenizer = renderer.tokenizer
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_of_turn_id

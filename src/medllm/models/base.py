@@ -3,6 +3,7 @@
 import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from medllm.conversation import CHATML_TEMPLATE, CHATML_TOKENS
 from medllm.errors import ModelError
 from medllm.models.quantization import build_quantization_config, keep_training_layout
 from medllm.models.tiny import build_tiny_tokenizer
-from medllm.models.wheel import prepare
+from medllm.models.wheel import prepare, prepared_folder
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,15 @@ def pick_device(use_cpu: bool) -> str:
     if use_cpu or not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def is_at_hand(conf: ModelConf) -> bool:
+    """Whether the model's files are on this machine already, so that looking at them downloads nothing."""
+    if isinstance(conf, WheelModelConf) and conf.source is Source.wheel:
+        return prepared_folder(conf).is_dir()
+    if isinstance(conf, PretrainedModelConf):
+        return Path(conf.pretrained_model_name_or_path).is_dir()
+    return True
 
 
 def resolve(conf: PretrainedModelConf) -> str:
@@ -65,6 +75,10 @@ def build_tokenizer(conf: ModelConf) -> Tokenizer:
             tokenizer = AutoTokenizer.from_pretrained(resolve(conf), **hub_arguments(conf))
     else:
         raise ModelError(f"model: no tokenizer builder for {type(conf).__name__}")
+    if not tokenizer.is_fast:
+        raise ModelError(
+            "the model has no fast tokenizer, which the proof of the labels needs\n    fix: choose another model"
+        )
     return setup_chatml(tokenizer) if conf.chat_format is ChatFormat.chatml else Tokenizer(tokenizer)
 
 

@@ -3,14 +3,16 @@
 import contextlib
 import csv
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool as BrokenExecutor
 from pathlib import Path
 
 from medllm.config.compose import Plan
 from medllm.config.run import RunConf
-from medllm.errors import PointFailedError
+from medllm.console import console
+from medllm.errors import ConfigError, Fault, PointFailedError
 from medllm.plots import plot_sweep
 from medllm.summary import print_points
-from medllm.sweep.points import read_results, write_sweep
+from medllm.sweep.points import SWEEP, read_results, write_sweep
 from medllm.tracking.build import open_record
 from medllm.tracking.record import Opening, Record
 
@@ -30,6 +32,10 @@ def open_sweep(plan: Plan, conf: RunConf) -> Iterator[Record]:
     """
     labels = [", ".join(point.overrides) or conf.name for point in plan.points]
     params = {f"point.{number}": label for number, label in enumerate(labels)}
+    if (plan.sweep_dir / SWEEP).exists():
+        raise ConfigError(
+            Fault("hydra.sweep.dir", "holds a sweep already", str(plan.sweep_dir), fix="choose another folder")
+        )
     name = f"{conf.name} sweep of {len(labels)}"
     with open_record(conf.tracking, Opening(name, params, {"sweep.points": str(len(labels))})) as record:
         write_sweep(plan.sweep_dir, record.id, labels)
@@ -37,7 +43,10 @@ def open_sweep(plan: Plan, conf: RunConf) -> Iterator[Record]:
             yield record
         except PointFailedError:
             pass  # the table says which and why; what it means is decided below
+        except BrokenExecutor as error:
+            console.print(f"a process of the sweep died: {type(error).__name__}", markup=False)
         finally:
+            record.end_children()
             _conclude(plan.sweep_dir, name, record)
         rows = read_results(plan.sweep_dir)
         bad = [row for row in rows if row["status"] != "FINISHED"]

@@ -17,11 +17,13 @@ class GitState:
 
     Attributes:
         commit: Full hash; empty outside a repository.
-        diff: Changes of tracked files against it; empty if there are none.
+        diff: Changes of tracked code and configuration against it; never of data.
+        dirty: Whether anything differs from it, new files included.
     """
 
     commit: str
     diff: str
+    dirty: bool
 
 
 def git_state(folder: Path) -> GitState:
@@ -34,7 +36,10 @@ def git_state(folder: Path) -> GitState:
             return ""
         return done.stdout if done.returncode == 0 else ""
 
-    return GitState(git("rev-parse", "HEAD").strip(), git("diff", "HEAD"))
+    code = ("*.py", "*.yaml", "*.toml", "*.lock")
+    return GitState(
+        git("rev-parse", "HEAD").strip(), git("diff", "HEAD", "--", *code), bool(git("status", "--porcelain").strip())
+    )
 
 
 def versions() -> dict[str, str]:

@@ -1,9 +1,9 @@
 """Peak memory since the last reset: of the GPU where there is one, else of the process."""
 
 import contextlib
+import resource
 from pathlib import Path
 
-import psutil
 import torch
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -26,4 +26,4 @@ def peak_memory_gib(device: str) -> float:
         for line in STATUS.read_text().splitlines():
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) / 2**20
-    return float(psutil.Process().memory_info().rss / 2**30)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # bytes on macOS, where there is no /proc

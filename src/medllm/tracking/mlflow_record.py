@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from medllm.config.tracking import MlflowConf
+from medllm.console import console
 from medllm.errors import TrackingError
 from medllm.tracking.record import Opening, Record
 
@@ -56,7 +57,8 @@ class MlflowRecord(Record):
 
         now = int(time.time() * 1000)
         entries = [Metric(legal_name(k), float(v), now, step) for k, v in metrics.items() if math.isfinite(v)]
-        self.client.log_batch(self.id, metrics=entries)
+        with _survived(f"metrics of step {step}"):
+            self.client.log_batch(self.id, metrics=entries)
 
     def log_params(self, params: dict[str, Any]) -> None:
         """Every leaf of the configuration, in batches the store accepts."""
@@ -68,12 +70,21 @@ class MlflowRecord(Record):
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Copies a file into the store."""
-        self.client.log_artifact(self.id, str(path), folder or None)
+        with _survived(path.name):
+            self.client.log_artifact(self.id, str(path), folder or None)
 
     def set_tags(self, tags: dict[str, str]) -> None:
         """Short texts."""
         for name, value in tags.items():
             self.client.set_tag(self.id, legal_name(name), value[:8000])
+
+    def end_children(self) -> None:
+        """Children whose process died without a word were killed; the store still thinks they run."""
+        with _survived("status of killed points"):
+            experiment_id = self.client.get_run(self.id).info.experiment_id
+            query = f"tags.`mlflow.parentRunId` = '{self.id}' and attributes.status = 'RUNNING'"
+            for run in self.client.search_runs([experiment_id], query):
+                self.client.set_terminated(run.info.run_id, "KILLED")
 
     def log_data(self, name: str, digest: str, source: str, context: str, num_rows: int) -> None:
         """A data set's name, digest and size."""
@@ -94,7 +105,6 @@ def connect(conf: MlflowConf) -> tuple[Any, str]:
         TrackingError: if the store cannot be reached or the experiment was deleted.
     """
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
     for name in ("mlflow", "alembic"):  # after the import, which sets its own levels
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -102,19 +112,12 @@ def connect(conf: MlflowConf) -> tuple[Any, str]:
     if database is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{database}.lock") if database is not None else contextlib.nullcontext()
-    try:
-        with lock:
-            client = MlflowClient(tracking_uri=conf.tracking_uri)
-            experiment = client.get_experiment_by_name(conf.experiment_name)
-            if experiment is None:
-                location = Path(conf.artifact_location).as_uri() if conf.artifact_location else None
-                return client, client.create_experiment(conf.experiment_name, artifact_location=location)
-    except (MlflowException, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise TrackingError(
-            f"tracking.tracking_uri={conf.tracking_uri} cannot be opened: {reason}\n"
-            "    fix: start the server, correct the address, or tracking=none"
-        ) from None
+    with _told(conf), lock:
+        client = MlflowClient(tracking_uri=conf.tracking_uri)
+        experiment = client.get_experiment_by_name(conf.experiment_name)
+        if experiment is None:
+            location = _artifact_location(conf, database)
+            return client, client.create_experiment(conf.experiment_name, artifact_location=location)
     if experiment.lifecycle_stage != "active":
         raise TrackingError(
             f"tracking.experiment_name={conf.experiment_name} was deleted\n"
@@ -123,27 +126,65 @@ def connect(conf: MlflowConf) -> tuple[Any, str]:
     return client, experiment.experiment_id
 
 
+def _artifact_location(conf: MlflowConf, database: Path | None) -> str | None:
+    if conf.artifact_location and "://" in conf.artifact_location:
+        return conf.artifact_location
+    if conf.artifact_location:
+        return Path(conf.artifact_location).as_uri()
+    return (database.parent / "mlruns").as_uri() if database is not None else None
+
+
 @contextlib.contextmanager
 def open_mlflow_record(conf: MlflowConf, opening: Opening) -> Iterator[MlflowRecord]:
     """See `medllm.tracking.build.open_record`."""
     client, experiment_id = connect(conf)
     tags = {"mlflow.parentRunId": opening.parent_id} if opening.parent_id else {}
-    run = client.create_run(experiment_id, run_name=opening.name, tags=tags)
-    record = MlflowRecord(client, run.info.run_id)
-    status = "FAILED"
-    try:
+    with _told(conf):
+        run = client.create_run(experiment_id, run_name=opening.name, tags=tags)
+        record = MlflowRecord(client, run.info.run_id)
         record.log_params(opening.params)
         record.set_tags(opening.tags)
+    status = "FAILED"
+    try:
         yield record
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
     except Exception as error:
-        _log_failure(record, error)
+        with _survived("reason of the failure"):
+            _log_failure(record, error)
         raise
     finally:
-        client.set_terminated(record.id, status)
+        with _survived("status"):
+            client.set_terminated(record.id, status)
+
+
+@contextlib.contextmanager
+def _told(conf: MlflowConf) -> Iterator[None]:
+    """Turns what the store raises while a record opens into one message."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise TrackingError(
+            f"tracking.tracking_uri={conf.tracking_uri} cannot be used: {reason}\n"
+            "    fix: start the server, correct the address, or tracking=none"
+        ) from None
+
+
+@contextlib.contextmanager
+def _survived(what: str) -> Iterator[None]:
+    """Lets a run go on, or end with its own error, when the store does not answer; says once per call what was lost."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        console.print(f"tracking: {what} not recorded: {reason}", markup=False)
 
 
 def _log_failure(record: MlflowRecord, error: Exception) -> None:

@@ -23,6 +23,9 @@ class Record:
     def set_tags(self, tags: dict[str, str]) -> None:
         """Short texts that may change later."""
 
+    def end_children(self) -> None:
+        """Marks points that still seem to run as killed, once their sweep is over."""
+
     def log_data(self, name: str, digest: str, source: str, context: str, num_rows: int) -> None:
         """A data set that went in, by its digest; never its content."""
 

@@ -1,6 +1,7 @@
 """What happens beside training: the guard against non-finite numbers, progress, the record, sample answers."""
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,9 @@ METRIC_NAMES = {
     "eval_runtime": "perf/eval_seconds",
 }
 
+# Overflows in a row that a loss scaler may need to find its scale: it starts at 2^16 and halves at each.
+PATIENCE = 24
+
 
 class NonFiniteGuard(TrainerCallback):
     """Stops before the optimizer step that would write NaN or infinity into the weights.
@@ -35,16 +39,18 @@ class NonFiniteGuard(TrainerCallback):
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
+        self.overflows = 0
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Raises: NonFiniteError: naming the step and what is not finite."""
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         norms = torch.stack([norm.to(args.device) for norm in torch._foreach_norm(gradients)]) if gradients else None
-        if args.fp16:  # the loss scaler looks for overflows itself, skips the step and lowers its scale
-            norms = None
         loss = self.trainer.step_loss
         checks = torch.stack([loss.float(), norms.float().sum() if norms is not None else torch.zeros_like(loss)])
         loss_value, gradient_value = checks.tolist()
+        self.overflows = 0 if math.isfinite(gradient_value) else self.overflows + 1
+        if args.fp16 and self.overflows < PATIENCE:
+            gradient_value = 0.0  # the loss scaler sees the overflow too, skips the step and lowers its scale
         self.trainer.step_loss = torch.zeros_like(loss)
         faults = [
             f"the {name} is {value}"
@@ -56,6 +62,21 @@ class NonFiniteGuard(TrainerCallback):
                 f"step {state.global_step + 1}: {' and '.join(faults)}; stopped before the weights were updated\n"
                 "    fix: a lower trainer.learning_rate, more trainer.warmup_steps, or model.dtype=bfloat16 instead of float16"
             )
+
+
+class StepTimer(TrainerCallback):
+    """Adds the time of each optimizer step to the trainer's `train_seconds`."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before the first micro-batch."""
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After the optimizer, before logging, evaluation and checkpoint."""
+        self.trainer.train_seconds += time.perf_counter() - self.started
 
 
 class Recorder(TrainerCallback):
@@ -92,7 +113,7 @@ class SampleAnswers(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """A progress bar on a terminal; elsewhere a line at every tenth of the way."""
+    """A progress bar on a terminal; elsewhere a line at every tenth of the way. A context manager: the bar ends with it."""
 
     def __init__(self) -> None:
         columns = (
@@ -127,6 +148,8 @@ class ProgressBar(TrainerCallback):
             line = f"step {step}: held-out loss {logs['eval_loss']:.4f}, token accuracy {accuracy:.3f}"
             self.progress.console.print(line)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ends the bar."""
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self.progress.stop()

@@ -12,7 +12,7 @@ import torch
 
 from medllm.config.data import Batching
 from medllm.conversation import Conversation, Rendered, Renderer, Turn
-from medllm.data.collate import FlattenCollator
+from medllm.data.collate import MODEL_INPUTS, PackCollator
 from medllm.data.pipeline import Datasets
 from medllm.errors import LabelError
 from medllm.training.metrics import token_sums
@@ -75,14 +75,15 @@ def prove_labels(datasets: Datasets, renderer: Renderer, model: Any) -> LabelPro
         raise LabelError(f"{empty} of {len(rows)} training samples have no supervised token")
     by_id = {conversation.id: conversation for conversation in datasets.train.conversations}
     shares: dict[str, list[int]] = {}
-    answers = ends = prompts = equal = 0
+    answers = ends = prompts = equal = examined = 0
     samples = rows.select(range(min(EXAMINED, len(rows)))).to_list()
     for sample in samples:
         conversation = by_id[sample["conversation_id"]]
         rendered = spans(sample)
         _check_beginning(sample, renderer, conversation)
-        roles = renderer.token_roles(sample["input_ids"], conversation) or []
-        for role, label in zip(roles, sample["labels"], strict=bool(roles)):
+        roles = renderer.token_roles(sample["input_ids"], conversation)
+        examined += roles is not None
+        for role, label in zip(roles or [], sample["labels"], strict=roles is not None):
             share = shares.setdefault(role, [0, 0])
             share[0] += label != -100
             share[1] += 1
@@ -91,20 +92,27 @@ def prove_labels(datasets: Datasets, renderer: Renderer, model: Any) -> LabelPro
         for i, turn in enumerate(rendered.turns):
             prompts += 1
             equal += sample["input_ids"][: turn.start] == _template_ids(renderer, conversation, i)
-    share_of = {role: supervised / total for role, (supervised, total) in sorted(shares.items())}
-    # The template's share counts the end-of-turn tokens, which are supervised and belong to no message's text.
-    wrong = {r: s for r, s in share_of.items() if r != "template" and s != (1.0 if r == "assistant" else 0.0)}
-    if wrong:
-        raise LabelError(f"supervised share by role is {share_of}; assistant must be 1 and every other role 0")
-    if ends != answers:
-        raise LabelError(f"{answers - ends} of {answers} answers end without a supervised end of turn")
     if equal != prompts:
         raise LabelError(
             f"{prompts - equal} of {prompts} prompts differ between training and the chat template at generation\n"
             "    fix: model.chat_format=chatml"
         )
-    together, alone, leak = _compare(samples[:COMPARED], datasets, model)
-    return LabelProof(len(samples), share_of, ends / answers, empty, equal / prompts, together, alone, leak)
+    share_of = {role: supervised / total for role, (supervised, total) in sorted(shares.items())}
+    # The template's share counts the end-of-turn tokens, which are supervised and belong to no message's text.
+    if "assistant" not in share_of or examined < len(samples) / 2:
+        raise LabelError(
+            f"only {examined} of {len(samples)} samples could be read back from their tokens, so the labels cannot be proven: "
+            "the tokenizer changes text when it decodes it"
+        )
+    wrong = {r: s for r, s in share_of.items() if r != "template" and s != (1.0 if r == "assistant" else 0.0)}
+    if wrong:
+        raise LabelError(f"supervised share by role is {share_of}; assistant must be 1 and every other role 0")
+    if ends != answers:
+        raise LabelError(f"{answers - ends} of {answers} answers end without a supervised end of turn")
+    compared = sorted(samples, key=lambda sample: sample["length"])[:COMPARED]  # short ones: logits of all their tokens
+    _check_batch(compared, datasets)
+    together, alone, leak = _compare(compared, datasets, model)
+    return LabelProof(examined, share_of, ends / answers, empty, equal / prompts, together, alone, leak)
 
 
 def spans(sample: dict[str, Any]) -> Rendered:
@@ -117,6 +125,19 @@ def spans(sample: dict[str, Any]) -> Rendered:
             turns.append(Turn(start, i))
             start = None
     return Rendered(list(sample["input_ids"]), turns)
+
+
+def _check_batch(samples: list[dict[str, Any]], datasets: Datasets) -> None:
+    """The batch that the collator makes supervises what the samples supervise, and no padding."""
+    batch = datasets.collate([samples] if datasets.batching is Batching.packed else samples)
+    wanted = [label for sample in samples for label in sample["labels"] if label != -100]
+    if batch["labels"][batch["labels"] != -100].tolist() != wanted:
+        raise LabelError("a batch does not supervise the tokens that its samples supervise")
+    supervised = batch["labels"] != -100
+    if (batch["input_ids"][supervised] != batch["labels"][supervised]).any():
+        raise LabelError("a batch's labels are not its tokens")
+    if int(batch["num_tokens"]) != sum(len(sample["input_ids"]) for sample in samples):
+        raise LabelError("a batch counts padding as tokens")
 
 
 def _check_beginning(sample: dict[str, Any], renderer: Renderer, conversation: Conversation) -> None:
@@ -143,7 +164,7 @@ def _compare(samples: list[dict[str, Any]], datasets: Datasets, model: Any) -> t
     together_sums = token_sums(model, _to(batch, model))
     count = int(together_sums.count)
     together = float(together_sums.loss) / count
-    alone = sum(float(token_sums(model, _to(FlattenCollator()([[sample]]), model)).loss) for sample in samples) / count
+    alone = sum(float(token_sums(model, _to(PackCollator()([[sample]]), model)).loss) for sample in samples) / count
     tolerance = LOSS_TOLERANCE[model.dtype]
     if not abs(together - alone) <= tolerance * abs(alone):
         raise LabelError(
@@ -152,7 +173,7 @@ def _compare(samples: list[dict[str, Any]], datasets: Datasets, model: Any) -> t
             "    fix: data.batching=length_grouped"
         )
     leak = _leak(samples, batch, model) if packed and len(samples) > 1 else None
-    if leak is not None and leak > LEAK_TOLERANCE:
+    if leak is not None and not leak <= LEAK_TOLERANCE:
         raise LabelError(
             f"a packed conversation changes the next one's logits ({leak:.3g} of its own change) under "
             f"model.attn_implementation={model.config._attn_implementation}\n    fix: data.batching=length_grouped"
@@ -163,7 +184,7 @@ def _compare(samples: list[dict[str, Any]], datasets: Datasets, model: Any) -> t
 def _leak(samples: list[dict[str, Any]], batch: dict[str, torch.Tensor], model: Any) -> float:
     """Replaces the first conversation by other tokens and looks at what that does to the logits of the rest."""
     first = len(samples[0]["input_ids"])
-    inputs = _to({name: value for name, value in batch.items() if name != "labels"}, model)
+    inputs = _to({name: batch[name] for name in MODEL_INPUTS if name in batch}, model)
     changed = dict(inputs)
     replaced = torch.roll(inputs["input_ids"][:, :first], first // 2, dims=1)
     changed["input_ids"] = torch.cat([replaced, inputs["input_ids"][:, first:]], dim=1)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
+from medllm.data.collate import MODEL_INPUTS
 from medllm.errors import NonFiniteError
 
 
@@ -38,7 +39,7 @@ def token_sums(model: Any, batch: dict[str, torch.Tensor]) -> TokenSums:
     because position ids keep packed conversations apart only without one.
     """
     labels = batch["labels"][:, 1:]
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
     positions = (labels != -100).any(dim=0).nonzero().squeeze(1)
     targets = labels[:, positions]
     if accepts_logits_to_keep(model):
