@@ -35,7 +35,7 @@ format: setup  ## Format the code
 	$(BIN)/ruff format .
 
 ui: setup  ## Open the run record at http://127.0.0.1:5000
-	$(BIN)/mlflow ui --workers 1
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1
 
 clean:  ## Remove the environment; keeps outputs, runs and the cache
 	rm -rf $(VENV)

@@ -4,17 +4,20 @@ from pathlib import Path
 from typing import Any
 
 
-def _axes(width: float, height: float) -> tuple[Any, Any]:
+def _axes(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="both", color="#e5e5e5", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
+    figure, panels = pyplot.subplots(
+        1, columns, figsize=(width, height), layout="constrained", sharey=True, squeeze=False
+    )
+    for axes in panels[0]:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="both", color="#e5e5e5", linewidth=0.8)
+        axes.set_axisbelow(True)
+    return figure, list(panels[0])
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -34,7 +37,7 @@ def plot_loss(train: list[tuple[int, float]], held_out: list[tuple[int, float]],
         title: Name of the run.
         path: PNG to write.
     """
-    figure, axes = _axes(7, 4)
+    figure, (axes,) = _axes(7, 4)
     if train:
         axes.plot(*zip(*train, strict=True), color="#9db8d9", linewidth=1.2, label="training")
     if held_out:
@@ -49,23 +52,29 @@ def plot_loss(train: list[tuple[int, float]], held_out: list[tuple[int, float]],
 
 
 def plot_sweep(points: list[tuple[str, float, float, float]], title: str, path: Path) -> Path:
-    """Points of a sweep by held-out loss, best first.
+    """Points of a sweep by held-out loss, time and memory, best loss first.
 
     Args:
         points: (label, held-out loss, seconds, peak GiB) of each finished point, sorted.
         title: Name of the sweep.
         path: PNG to write.
     """
-    figure, axes = _axes(8, 1.6 + 0.42 * max(len(points), 1))
-    labels = [label for label, *_ in points]
-    losses = [loss for _, loss, *_ in points]
-    axes.plot(losses, range(len(points)), linestyle="", marker="o", markersize=8, color="#2c6fad")
-    beside = axes.get_yaxis_transform()  # x in shares of the axes' width, y in data
-    for row, (_, loss, seconds, memory) in enumerate(points):
-        text = f"{loss:8.4f} {seconds:7,.0f} s {memory:6.1f} GiB"
-        axes.text(1.02, row, text, transform=beside, va="center", fontsize=9, family="monospace")
-    axes.set_yticks(range(len(points)), labels)
-    axes.invert_yaxis()
-    axes.margins(x=0.1, y=0.15)
-    axes.set(xlabel="held-out loss (nats per supervised token)", title=title)
+    panels = (("held-out loss (nats per token)", "{:.4f}"), ("time (s)", "{:,.0f}"), ("peak memory (GiB)", "{:.1f}"))
+    figure, (first, *others) = _axes(10, 1.7 + 0.42 * max(len(points), 1), columns=len(panels))
+    rows = range(len(points))
+    for number, (axes, (name, form)) in enumerate(zip((first, *others), panels, strict=True), start=1):
+        values = [float(point[number]) for point in points]
+        axes.plot(values, rows, linestyle="", marker="o", markersize=8, color="#2c6fad" if number == 1 else "#8a8a8a")
+        for row, value in enumerate(values):
+            axes.annotate(
+                form.format(value), (value, row), textcoords="offset points", xytext=(0, 8), ha="center", fontsize=8
+            )
+        axes.set_xlabel(name)
+        axes.margins(x=0.25, y=0.25)
+        axes.locator_params(axis="x", nbins=4)
+        if number > 1:
+            axes.set_xlim(left=0, right=max(values) * 1.2)
+    first.set_yticks(rows, [point[0] for point in points])
+    first.invert_yaxis()
+    figure.suptitle(title)
     return _save(figure, path)

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from medllm.cache import cache_dir
 from medllm.config.data import DataConf, OverLength
@@ -57,9 +58,11 @@ def tokenize(conversations: list[Conversation], renderer: Renderer, conf: DataCo
     from datasets import Dataset
 
     folder = cache_dir() / "samples" / _key(conversations, renderer, conf)
-    if not folder.is_dir():
-        rows, counts = _render_all(conversations, renderer, conf)
-        _write(Dataset.from_list(rows), counts, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # points of a sweep may start together; one of them does the work
+        if not folder.is_dir():
+            rows, counts = _render_all(conversations, renderer, conf)
+            _write(Dataset.from_list(rows), counts, folder)
     dataset = Dataset.load_from_disk(str(folder))
     return Samples(dataset, _read_counts(folder))
 
@@ -113,14 +116,10 @@ def _key(conversations: list[Conversation], renderer: Renderer, conf: DataConf) 
 
 def _write(dataset: Any, counts: Counter[str], folder: Path) -> None:
     """Written beside its place and moved there at once, so that a reader never meets half a folder."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder.parent))
     dataset.save_to_disk(str(staging))
     (staging / "counts.json").write_text(json.dumps(counts))
-    try:
-        staging.rename(folder)
-    except OSError:  # another process was faster; its folder holds the same
-        shutil.rmtree(staging)
+    staging.rename(folder)
 
 
 def _read_counts(folder: Path) -> dict[str, int]:
