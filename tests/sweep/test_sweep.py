@@ -27,9 +27,10 @@ def sweep_overrides(tiny_overrides: list[str], folder: Path) -> list[str]:
     return [*own, f"hydra.sweep.dir={folder}/sweep", "trainer.max_steps=2"]
 
 
-@pytest.mark.parametrize(
-    "launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]], ids=["basic", "joblib"]
-)
+JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+
+
+@pytest.mark.parametrize("launcher", [[], pytest.param(JOBLIB, marks=pytest.mark.slow)], ids=["basic", "joblib"])
 def test_a_sweep_with_a_failing_point(
     launcher: list[str], train: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path
 ) -> None:
@@ -66,6 +67,7 @@ def test_a_sweep_with_a_failing_point(
     assert "held-out loss" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_over_methods(train: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path) -> None:
     """`lora=default,dora,ia3,prefix -m` sweeps the method like any other key; samples are tokenized once."""
     cache = tmp_path / "cache"
