@@ -136,6 +136,16 @@ def test_token_roles_come_from_the_text(renderer: Renderer) -> None:
     assert by_role == {"user": "Grüße, my head hurts 🤕 a lot", "assistant": "Since when?"}
 
 
+def test_token_roles_of_short_messages(renderer: Renderer) -> None:
+    """A letter that also stands in the template's words is found where it was said."""
+    rendered = renderer.render(talk("u", "a", "s", "e"))
+    roles = renderer.token_roles(rendered.input_ids, talk("u", "a", "s", "e"))
+    assert roles is not None
+    supervised = [i for turn in rendered.turns for i in range(turn.start, turn.end - 1)]
+    assert [i for i, role in enumerate(roles) if role == "assistant"] == supervised
+    assert roles.count("user") == 2
+
+
 @pytest.mark.parametrize(
     ("roles", "fault"),
     [

@@ -161,10 +161,10 @@ class Renderer:
         spans, cursor = [], 0
         for message in self.template_messages(conversation):
             content = message["content"]
-            start, end = text.find(content, cursor), 0
-            if start >= 0:
-                end = start + len(content)
-            else:  # cut off by the over-length policy: the rest of the text is its beginning
+            # Whole words only: an answer `a` does not stand in the header `assistant`.
+            found = re.compile(rf"(?<!\w){re.escape(content)}(?!\w)").search(text, cursor)
+            start, end = found.span() if found else (-1, 0)
+            if not found:  # cut off by the over-length policy: the rest of the text is its beginning
                 start, end = text.find(content[:16], cursor), len(text)
             if start < 0:
                 break

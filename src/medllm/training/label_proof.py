@@ -92,23 +92,23 @@ def prove_labels(datasets: Datasets, renderer: Renderer, model: Any) -> LabelPro
         for i, turn in enumerate(rendered.turns):
             prompts += 1
             equal += sample["input_ids"][: turn.start] == _template_ids(renderer, conversation, i)
-    if equal != prompts:
-        raise LabelError(
-            f"{prompts - equal} of {prompts} prompts differ between training and the chat template at generation\n"
-            "    fix: model.chat_format=chatml"
-        )
     share_of = {role: supervised / total for role, (supervised, total) in sorted(shares.items())}
     # The template's share counts the end-of-turn tokens, which are supervised and belong to no message's text.
-    if "assistant" not in share_of or examined < len(samples) / 2:
-        raise LabelError(
-            f"only {examined} of {len(samples)} samples could be read back from their tokens, so the labels cannot be proven: "
-            "the tokenizer changes text when it decodes it"
-        )
     wrong = {r: s for r, s in share_of.items() if r != "template" and s != (1.0 if r == "assistant" else 0.0)}
     if wrong:
         raise LabelError(f"supervised share by role is {share_of}; assistant must be 1 and every other role 0")
     if ends != answers:
         raise LabelError(f"{answers - ends} of {answers} answers end without a supervised end of turn")
+    if equal != prompts:
+        raise LabelError(
+            f"{prompts - equal} of {prompts} prompts differ between training and the chat template at generation\n"
+            "    fix: model.chat_format=chatml"
+        )
+    if "assistant" not in share_of or examined < len(samples) / 2:
+        raise LabelError(
+            f"only {examined} of {len(samples)} samples could be read back from their tokens, so the labels cannot be proven: "
+            "the tokenizer changes text when it decodes it"
+        )
     compared = sorted(samples, key=lambda sample: sample["length"])[:COMPARED]  # short ones: logits of all their tokens
     _check_batch(compared, datasets)
     together, alone, leak = _compare(compared, datasets, model)
