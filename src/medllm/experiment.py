@@ -105,7 +105,8 @@ def run_training(
     tags |= {f"hardware.{name}": text for name, text in hardware().items()}
     tags["folder"] = _display(folder)
     leaves = {**(choices or schema_names(conf)), **flatten(resolved(conf))}
-    opening = Opening(conf.name, leaves, tags, parent_id)
+    name = folder.name if parent_id else conf.name  # a point's folder says what distinguishes it
+    opening = Opening(name, leaves, tags, parent_id)
     with open_record(conf.tracking, opening) as record, _explained_memory(conf):
         record.log_artifact(folder / "config.yaml")
         if code.diff:

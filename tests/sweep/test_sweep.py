@@ -78,6 +78,12 @@ def test_a_sweep_over_methods(train: Callable[..., Any], tiny_overrides: list[st
     parent, children = runs_of(tmp_path)
     assert parent.info.status == "FINISHED"
     assert {child.data.params["lora"] for child in children} == {"default", "dora", "ia3", "prefix"}
+    assert {child.info.run_name for child in children} == {
+        "0_lora=default",
+        "1_lora=dora",
+        "2_lora=ia3",
+        "3_lora=prefix",
+    }
     assert {child.data.tags["data.batching"] for child in children} == {"packed", "length_grouped"}
     assert len([path for path in (cache / "samples").iterdir() if path.is_dir()]) == 2  # training and held out
     folders = sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir())
