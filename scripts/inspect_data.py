@@ -72,5 +72,7 @@ def length_row(rows: Any) -> list[str]:
 
 
 if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv):
+        sys.exit(print(__doc__))
     arguments, show = pop_option(sys.argv[1:], "show", 3)
     sys.exit(guarded(lambda: inspect(arguments, show)))

@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[1]
         (["data=local"], "data.path: needs a value"),
         (["--cfg", "job", "lora.rank=8"], "did you mean lora.r?"),
         (["--help", "lora.rank=8"], "did you mean lora.r?"),
+        (["--shell-completion"], "Expecting one subcommand"),
     ],
 )
 def test_a_wrong_configuration(train: Callable[..., Any], arguments: list[str], expected: str) -> None:

@@ -129,7 +129,7 @@ def _explained(main: Callable[[], Any], overrides: list[str]) -> None:
     """Calls Hydra's main; what it refuses becomes a ConfigError."""
     try:
         main()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last: a wrong mix of Hydra's flags
         raise ConfigError(explain(error, overrides)) from None
 
 

@@ -40,6 +40,7 @@ def test_faults_of_files_are_told(tmp_path: Path) -> None:
         ("a.csv", "", "the file is empty"),
         ("a.xlsx", "x", "unknown format"),
         ("a.json", "{", "cannot be read as json"),
+        ("b.jsonl", '[1, 2]\n3\n"x"\n', "cannot be read as jsonl"),
         ("a.parquet", "no parquet", "cannot be read as parquet"),
     ):
         (tmp_path / name).write_text(content)
@@ -53,6 +54,15 @@ def test_missing_column_names_those_that_exist() -> None:
         build_conversations([{"question": "a", "answer": "b"}], ColumnsConf())
     assert "data.columns.patient=Patient: no such column" in str(caught.value)
     assert "allowed: question, answer" in str(caught.value)
+
+
+def test_a_misspelt_messages_column_is_told() -> None:
+    """It is not silently ignored; a column of plain text holds no conversations."""
+    rows = [{"Patient": "a", "Doctor": "b"}]
+    with pytest.raises(DataError, match=r"data\.columns\.messages=typo: no such column"):
+        build_conversations(rows, ColumnsConf(messages="typo"))
+    with pytest.raises(DataError, match="none of the 1 rows is a conversation"):
+        build_conversations(rows, ColumnsConf(messages="Patient"))
 
 
 def test_rejected_rows_are_counted_by_reason() -> None:

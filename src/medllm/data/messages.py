@@ -48,7 +48,7 @@ def _messages(row: dict[str, Any], columns: ColumnsConf) -> tuple[Message, ...]:
         try:
             turns = json.loads(turns)
         except json.JSONDecodeError:
-            turns = None
+            return ()
     if isinstance(turns, list | tuple) or hasattr(turns, "tolist"):
         return tuple(_message(turn) for turn in turns)  # type: ignore[union-attr]
     return (Message("user", _text(row.get(columns.patient))), Message("assistant", _text(row.get(columns.doctor))))
@@ -66,7 +66,12 @@ def _text(value: Any) -> str:
 
 def _check_columns(rows: list[dict[str, Any]], columns: ColumnsConf) -> None:
     present = list(rows[0])
-    if columns.messages and columns.messages in present:
+    if columns.messages and columns.messages not in present:
+        raise DataError(
+            f"data.columns.messages={columns.messages}: no such column\n    allowed: {', '.join(present)}\n"
+            "    fix: name one of them, or leave the key out for the columns Patient and Doctor"
+        )
+    if columns.messages:
         return
     for key, name in (("patient", columns.patient), ("doctor", columns.doctor)):
         if name not in present:

@@ -10,7 +10,7 @@ from medllm.data.collate import PackCollator, PadCollator
 from medllm.data.messages import build_conversations
 from medllm.data.packing import PackedDataset
 from medllm.data.sources import read_rows
-from medllm.data.splitting import draw, fingerprint, split
+from medllm.data.splitting import draw, fingerprint, question_key, split
 from medllm.data.tokenize import Samples, tokenize
 from medllm.errors import DataError
 
@@ -73,6 +73,12 @@ def load_conversations(conf: DataConf) -> tuple[list[Conversation], dict[str, in
     return draw(conversations, conf.num_conversations, conf.shuffle_seed), dict(rejected)
 
 
+def _reasons(rejected: dict[str, int]) -> str:
+    if not rejected:
+        return "no row was rejected"
+    return "rows rejected: " + ", ".join(f"{count} {reason}" for reason, count in rejected.items())
+
+
 def build_datasets(conf: DataConf, renderer: Renderer, batching: Batching, seed: int) -> Datasets:
     """Reads, draws, splits, renders and lays out the data.
 
@@ -89,8 +95,10 @@ def build_datasets(conf: DataConf, renderer: Renderer, batching: Batching, seed:
     train, held_out = split(conversations, conf.eval_fraction, conf.split_seed)
     if conf.eval_fraction and not held_out:
         raise DataError(
-            f"data.eval_fraction={conf.eval_fraction} of {len(conversations)} conversations leaves none to evaluate on\n"
-            "    fix: raise data.eval_fraction, or data.eval_fraction=0 trainer.eval_strategy=no"
+            f"data.eval_fraction={conf.eval_fraction} of {len(conversations)} conversations, "
+            f"{len({question_key(c) for c in conversations})} of them with different questions, leaves none to evaluate on "
+            f"({_reasons(rejected)})\n"
+            "    fix: more data, raise data.eval_fraction, or data.eval_fraction=0 trainer.eval_strategy=no"
         )
     if not train:
         raise DataError(f"data.eval_fraction={conf.eval_fraction} leaves nothing to train on")

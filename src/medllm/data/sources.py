@@ -58,7 +58,7 @@ def _read_file(path: Path, given: str) -> list[dict[str, Any]]:
             frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
         else:
             frame = pd.read_json(path, lines=suffix == ".jsonl", dtype=False, convert_dates=False)
-    except (ValueError, OSError, pd.errors.ParserError) as error:
+    except (ValueError, TypeError, AttributeError, OSError, pd.errors.ParserError) as error:
         reason = str(error).strip().split("\n")[0]
         raise DataError(f"data.path={given}: cannot be read as {suffix[1:]}: {reason}") from None
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
