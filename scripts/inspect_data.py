@@ -73,6 +73,7 @@ def length_row(rows: Any) -> list[str]:
 
 if __name__ == "__main__":
     if {"-h", "--help"} & set(sys.argv):
-        sys.exit(print(__doc__))
+        print(__doc__)
+        sys.exit(0)
     arguments, show = pop_option(sys.argv[1:], "show", 3)
     sys.exit(guarded(lambda: inspect(arguments, show)))

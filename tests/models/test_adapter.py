@@ -15,7 +15,16 @@ from medllm.models.tiny import build_tiny_tokenizer
 from tests.conf.groups import options
 
 STARTS_AS_BASE = [name for name in options("lora") if name not in ("prefix", "none")]
-NEEDS_PLAIN_BASE = ("pissa", "none")
+
+# Every adapter on every base, but for the pairs that the configuration refuses (tests/conf/test_experiment.py).
+ALLOWED = [
+    (option, quantization)
+    for option in options("lora")
+    for quantization in ("none", "nf4_double", "int8")
+    if option != "none"
+    and not (option == "pissa" and quantization != "none")
+    and (option, quantization) != ("dora", "int8")
+]
 
 
 def conf(*overrides: str) -> RunConf:
@@ -62,15 +71,12 @@ def test_an_untrained_adapter_is_the_base(option: str) -> None:
     assert difference < 1e-5
 
 
-@pytest.mark.parametrize("quantization", ["none", "nf4_double", "int8"])
-@pytest.mark.parametrize("option", [name for name in options("lora") if name != "none"])
+@pytest.mark.parametrize(("option", "quantization"), ALLOWED)
 def test_the_base_stays_bit_identical_and_every_adapter_weight_moves(option: str, quantization: str) -> None:
     """Every frozen tensor, wrapped layers included, is the same after training; every trained one is not.
 
     The model is evaluated first: on some processors that used to cut 4-bit layers off from the gradient.
     """
-    if (quantization != "none" and option in NEEDS_PLAIN_BASE) or (quantization, option) == ("int8", "dora"):
-        pytest.skip("refused by the configuration")
     run = conf(f"lora={option}", f"quantization={quantization}")
     torch.manual_seed(0)
     model = attach_adapter(base_of(run), run.lora)
@@ -102,12 +108,9 @@ def test_gradients_through_a_4_bit_base_survive_an_evaluation(quantization: str)
     assert all(g.abs().max() > 0 for name, g in zip(range(len(after)), after, strict=True) if name % 2)
 
 
-@pytest.mark.parametrize("quantization", ["none", "nf4_double", "int8"])
-@pytest.mark.parametrize("option", [name for name in options("lora") if name != "none"])
+@pytest.mark.parametrize(("option", "quantization"), ALLOWED)
 def test_every_method_answers_in_bfloat16(option: str, quantization: str) -> None:
     """Forward, backward and generation with a cache, without autocast."""
-    if (quantization != "none" and option in NEEDS_PLAIN_BASE) or (quantization, option) == ("int8", "dora"):
-        pytest.skip("refused by the configuration")
     run = conf(f"lora={option}", f"quantization={quantization}", "model.dtype=bfloat16")
     model = attach_adapter(base_of(run), run.lora)
     train_steps(model)
