@@ -67,10 +67,10 @@ def test_cross_field_faults_come_together_before_any_weight(train: Callable[...,
 
 def test_bad_data_is_one_message(train: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path) -> None:
     """A missing column: exit code 1, no traceback, the record says FAILED."""
-    (tmp_path / "bad.csv").write_text("question,answer\na,b\n")
+    (tmp_path / "bad.csv").write_text("frage,antwort\na,b\n")
     done = train(*tiny_overrides, f"data.path={tmp_path}/bad.csv")
     assert done.returncode == 1
-    assert "data.columns.patient=Patient: no such column" in done.stderr
+    assert "data.columns: none of the usual names among frage, antwort" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -124,11 +124,12 @@ def test_an_interrupted_run_is_killed(tiny_overrides: list[str], tmp_path: Path,
 def test_inspect_data(dialogues: Path, tmp_path: Path) -> None:
     """Samples, lengths, fates and packing, without loading a model."""
     command = [sys.executable, str(ROOT / "scripts" / "inspect_data.py"), "model=tiny_random", "data=local"]
-    arguments = [f"data.path={dialogues}", "data.max_length=128", "show=1"]
+    arguments = [f"data.path={dialogues}", "data.max_length=128", "show=1", "page=report.html"]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
     assert done.returncode == 0, done.stderr
-    for expected in ("<|im_start|>assistant", "22", "held out", "0 dropped", "rows of up to 128 tokens"):
+    for expected in ("<|im_start|>assistant", "22", "held out", "0 dropped", "packed (in use)"):
         assert expected in done.stdout
+    assert "<svg" in (tmp_path / "report.html").read_text()
     done = subprocess.run([*command, "show=x"], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
     assert done.returncode == 2
 

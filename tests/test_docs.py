@@ -10,7 +10,7 @@ import pytest
 
 from medllm.cli import overrides_first
 from medllm.config.compose import make_plan
-from medllm.config.validate import cross_field_faults
+from medllm.config.rules import cross_field_faults
 from tests.conf.groups import options
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +44,8 @@ def test_every_documented_command_composes(command: str) -> None:
     overrides = [argument for argument in arguments if "=" in argument]
     plan = make_plan(overrides, multirun="-m" in arguments)
     assert len(plan.points) > 1 or "-m" not in arguments
-    assert all(cross_field_faults(point.conf) == [] for point in plan.points)
+    faults = [fault for point in plan.points for fault in cross_field_faults(point.conf)]
+    assert [fault for fault in faults if not fault.problem.startswith("no such file")] == []  # the reader's own data
 
 
 def test_the_error_in_the_readme_is_what_is_printed(train: Callable[..., Any]) -> None:

@@ -11,12 +11,12 @@ SOURCE = Path(__file__).parents[1] / "src" / "medllm"
 
 # Lower imports nothing from higher; names in one row do not import each other.
 LAYERS = [
-    {"errors", "cache", "console", "quiet", "__init__"},
+    {"errors", "cache", "console", "quiet", "encoding", "template", "__init__"},
     {"config"},
     {"conversation"},
     {"data", "models", "tracking", "hub", "plots", "artifact", "help"},
-    {"training", "inference"},
-    {"result"},
+    {"training", "inference", "data_page"},
+    {"result", "data_view"},
     {"experiment", "summary"},
     {"sweep"},
     {"cli"},

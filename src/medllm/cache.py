@@ -1,9 +1,118 @@
-"""Where prepared bases and tokenized samples are kept between runs."""
+"""Where prepared bases, conversations and samples are kept between runs; everything in it can be made again."""
 
+import hashlib
+import json
 import os
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+ABOUT = "about.json"
 
 
 def cache_dir() -> Path:
-    """`$MEDLLM_CACHE`, or `~/.cache/medllm`. Everything in it can be made again."""
+    """`$MEDLLM_CACHE`, or `~/.cache/medllm`."""
     return Path(os.environ.get("MEDLLM_CACHE") or Path.home() / ".cache" / "medllm")
+
+
+def code_version(files: Iterable[Path], libraries: Iterable[str]) -> str:
+    """A hash of source files and of the versions of libraries: part of the key of what they make."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.name}\0".encode() + path.read_bytes())
+    for name in libraries:
+        digest.update(f"{name}=={version(name)}\0".encode())
+    return digest.hexdigest()
+
+
+def key_of(*parts: Any) -> str:
+    """A key made of everything that changes a result; parts must have a `repr` that tells them apart."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def cached(kind: str, key: str, build: Callable[[Path], None], about: dict[str, Any]) -> Path:
+    """The folder of this key, built now if it is not there.
+
+    It is built beside its place and moved there at once, so nobody ever meets half of one; of several processes that want
+    it, one builds and the others wait.
+
+    Args:
+        kind: Subfolder of the cache.
+        key: Of `key_of`.
+        build: Fills an empty folder.
+        about: What a person who lists the cache wants to know.
+    """
+    folder = cache_dir() / kind / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            staging = folder.parent / f".staging-{key}"
+            shutil.rmtree(staging, ignore_errors=True)  # left by a process that died; the lock says nobody is at it now
+            staging.mkdir()
+            try:
+                build(staging)
+                (staging / ABOUT).write_text(json.dumps(about))
+                staging.rename(folder)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+        os.utime(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One folder of the cache.
+
+    Attributes:
+        path: The folder.
+        about: What its maker said about it; empty for kinds that say nothing.
+        size: Bytes on disk.
+        used: Unix time of its last use.
+    """
+
+    path: Path
+    about: dict[str, Any]
+    size: int
+    used: float
+
+    @property
+    def kind(self) -> str:
+        """The subfolder it lies in."""
+        return self.path.parent.name
+
+    @property
+    def age_seconds(self) -> float:
+        """Since its last use."""
+        return max(0.0, time.time() - self.used)
+
+
+def cache_entries(kind: str = "") -> list[CacheEntry]:
+    """All entries of one kind, or of every kind; leftovers of interrupted work are among them."""
+    folders = (path for path in cache_dir().glob(f"{kind or '*'}/*") if path.is_dir())
+    return [_entry(path) for path in sorted(folders)]
+
+
+def _entry(path: Path) -> CacheEntry:
+    about = path / ABOUT
+    files = [file for file in path.rglob("*") if file.is_file()]
+    return CacheEntry(
+        path,
+        json.loads(about.read_text()) if about.is_file() else {},
+        sum(file.stat().st_size for file in files),
+        path.stat().st_mtime,
+    )
+
+
+def clear_cache(kind: str = "") -> list[CacheEntry]:
+    """Removes all entries of one kind, or of every kind, and returns what they were; one being built is waited for."""
+    removed = cache_entries(kind)
+    for entry in removed:
+        with FileLock(f"{entry.path.parent / entry.path.name.removeprefix('.staging-')}.lock"):
+            shutil.rmtree(entry.path, ignore_errors=True)
+    return removed

@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -29,6 +29,8 @@ from medllm.config.validate import explain, to_run_conf
 from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError
 from medllm.help import help_text
 from medllm.quiet import quiet_libraries
+
+Value = TypeVar("Value", int, str)
 
 
 def launch(main: Callable[[], Any]) -> None:
@@ -55,21 +57,21 @@ def guarded(action: Callable[[], None]) -> int:
     return 0
 
 
-def pop_option(arguments: list[str], name: str, default: int) -> tuple[list[str], int]:
-    """Takes a script's own `name=NUMBER` out of its arguments; the rest are overrides.
+def pop_option(arguments: list[str], name: str, default: Value) -> tuple[list[str], Value]:
+    """Takes a script's own `name=VALUE` out of its arguments; the rest are overrides. Numbers have a number as default.
 
     Raises:
-        SystemExit: with code 2, if it is no number.
+        SystemExit: with code 2, if it should be a number and is none.
     """
     own = [argument for argument in arguments if argument.startswith(f"{name}=")]
     rest = [argument for argument in arguments if argument not in own]
     if not own:
         return rest, default
     value = own[-1].partition("=")[2]
-    if not value.isdigit():
+    if isinstance(default, int) and not value.isdigit():
         print(f"medllm: {name}={value}: is no whole number", file=sys.stderr)
         raise SystemExit(2)
-    return rest, int(value)
+    return rest, type(default)(value)
 
 
 def _launch(main: Callable[[], Any]) -> None:

@@ -16,15 +16,16 @@ from transformers import set_seed
 
 from medllm.artifact import resolved_yaml, seal, sha256, write_json
 from medllm.config.compose import Point, resolved
+from medllm.config.data import sources_of
 from medllm.config.lora import NoAdapterConf
 from medllm.config.model import PretrainedModelConf, WheelModelConf
+from medllm.config.rules import cross_field_faults, effective_batching
 from medllm.config.run import RunConf
 from medllm.config.store import project_root, schema_names
-from medllm.config.validate import cross_field_faults, effective_batching
 from medllm.console import console
 from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets, build_datasets
-from medllm.data.splitting import fingerprint
+from medllm.data_view import data_view, write_data_report
 from medllm.errors import ConfigError, DeviceMemoryError, Fault
 from medllm.inference.generate import Answer, ask, build_generation_config, generate
 from medllm.models.adapter import attach_adapter, changes_base, count_parameters, save_initial, save_model
@@ -122,7 +123,7 @@ def _run(conf: RunConf, folder: Path, device: str, record: Record, commit: str, 
     tokenizer = build_tokenizer(conf.model)
     renderer = Renderer(tokenizer.tokenizer, conf.data.system_prompt)
     datasets = build_datasets(conf.data, renderer, effective_batching(conf), conf.seed)
-    _record_data(datasets, conf, record)
+    _record_data(datasets, conf, renderer, folder, record)
 
     base = build_base_model(conf.model, conf.quantization, tokenizer, device)
     proof = prove_labels(datasets, renderer, base)
@@ -219,18 +220,21 @@ def _final_evaluation(trainer: MedTrainer) -> EvalMetrics:
     return EvalMetrics(**{name: last[f"eval_{name}"] for name in EvalMetrics.__dataclass_fields__})
 
 
-def _record_data(datasets: Datasets, conf: RunConf, record: Record) -> None:
-    source = getattr(conf.data, "path", "") or getattr(conf.data, "dataset", "")
-    name = Path(source).stem or source
+def _record_data(datasets: Datasets, conf: RunConf, renderer: Renderer, folder: Path, record: Record) -> None:
+    batch_size = conf.trainer.per_device_train_batch_size
+    for path in write_data_report(data_view(datasets, conf.data, renderer, batch_size, conf.seed), folder):
+        record.log_artifact(path)
+    places = [str(source.path or source.dataset) for source in sources_of(conf.data).values()]
+    source, name = ", ".join(places), "+".join(Path(place).stem or place for place in places)
     for context, side in (("training", datasets.train), ("evaluation", datasets.eval)):
         if side is not None:
-            record.log_data(name, fingerprint(side.conversations), source, context, len(side.conversations))
+            record.log_data(name, side.conversations.fingerprint, source, context, len(side.conversations))
     record.set_tags(
         {
             "data.fingerprint": datasets.fingerprint,
             "data.batching": datasets.batching.name,
             "data.counts": json.dumps(datasets.counts),
-            "data.rejected": json.dumps(datasets.rejected),
+            "data.rejected": json.dumps(datasets.report.rejected),
         }
     )
 

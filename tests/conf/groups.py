@@ -14,7 +14,9 @@ CONF = Path(__file__).parents[2] / "conf"
 # What options need besides their name to be complete.
 REQUIRED = {
     "model=pretrained": ["model.pretrained_model_name_or_path=owner/name"],
-    "data=local": ["data.path=dialogues.csv"],
+    "data=local": ["data.path=data/dialogues.jsonl"],
+    "data=visits": ["data.path=data/dialogues.jsonl"],
+    "data=mix_bundled": ["data.sources.yours.path=data/dialogues.jsonl"],
 }
 
 

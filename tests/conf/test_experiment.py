@@ -6,7 +6,7 @@ import pytest
 
 from medllm.config.compose import Point, load_run_conf
 from medllm.config.model import ChatFormat, Dtype
-from medllm.config.validate import cross_field_faults
+from medllm.config.rules import cross_field_faults
 from medllm.errors import ConfigError
 from tests.conf.groups import CONF, assert_round_trips, load, options, refusal
 

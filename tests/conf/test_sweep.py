@@ -3,7 +3,7 @@
 import pytest
 
 from medllm.config.compose import make_plan
-from medllm.config.validate import cross_field_faults
+from medllm.config.rules import cross_field_faults
 from medllm.errors import ConfigError
 from tests.conf.groups import options
 

@@ -9,6 +9,7 @@ from medllm.config.data import DataConf, OverLength
 from medllm.conversation import Conversation, Message, Rendered, Renderer, Turn
 from medllm.data.collate import PackCollator, PadCollator
 from medllm.data.packing import best_fit
+from medllm.data.store import Conversations
 from medllm.data.tokenize import fit, tokenize
 from medllm.errors import DataError
 from medllm.models.tiny import build_tiny_tokenizer
@@ -90,12 +91,14 @@ def test_a_prompt_that_fills_the_row_leaves_nothing() -> None:
     assert fit(rendered(), 4, end_of_turn_id=7) is None
 
 
-def conversations(*lengths: int) -> list[Conversation]:
+def conversations(*lengths: int) -> Conversations:
     """Questions of so many words."""
-    return [
-        Conversation((Message("user", "pain " * n), Message("assistant", "Rest and drink water.")), f"row {i}")
-        for i, n in enumerate(lengths)
-    ]
+    return Conversations.of(
+        [
+            Conversation((Message("user", "pain " * n), Message("assistant", "Rest and drink water.")), f"row {i}")
+            for i, n in enumerate(lengths)
+        ]
+    )
 
 
 @pytest.mark.parametrize(

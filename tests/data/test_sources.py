@@ -1,104 +1,278 @@
-"""Reading rows and turning them into conversations."""
+"""Reading files: every format and encoding gives the same rows, and what is broken is told or counted."""
 
+import codecs
 import json
+from itertools import islice
 from pathlib import Path
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from medllm.config.data import ColumnsConf, LocalDataConf
-from medllm.data.messages import build_conversations
-from medllm.data.sources import read_rows
+from medllm.config.data import SourceConf
+from medllm.data.pipeline import load_conversations
+from medllm.data.sources.encoding import detect_encoding
+from medllm.data.sources.log import LISTED, ReadingLog
+from medllm.data.sources.read import columns_of, read_rows, source_fingerprint
+from medllm.data.sources.tables import read_delimited, read_lines
 from medllm.errors import DataError
+from tests.data.files import SHARED, needs_shared, plain, write_csv, write_jsonl
 
-ROWS = [{"Patient": "I cough", "Doctor": "Since when?"}, {"Patient": "NaN", "Doctor": "007"}]
+ROWS = [
+    {"Patient": "I cough,\n\nwhat now?", "Doctor": 'Say "ah"'},
+    {"Patient": "NaN", "Doctor": "007"},
+    {"Patient": "café, 37 °C", "Doctor": "“n/a”"},
+]
+PAIRS = [tuple(row.values()) for row in ROWS]
+UNCLOSED = "a quote that does not close or stands inside a field"
+RAGGED = "not as many fields as the header"
 
 
-def write(path: Path) -> LocalDataConf:
+def write(path: Path) -> Path:
     """The rows in the format that the file's name asks for."""
-    frame = pd.DataFrame(ROWS)
     if path.suffix == ".parquet":
-        frame.to_parquet(path)
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
     elif path.suffix in (".csv", ".tsv"):
-        frame.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
+        write_csv(path, PAIRS)
+    elif path.suffix == ".jsonl":
+        write_jsonl(path, ROWS)
     else:
-        frame.to_json(path, orient="records", lines=path.suffix == ".jsonl")
-    return LocalDataConf(path=str(path))
+        path.write_text(json.dumps(ROWS))
+    return path
+
+
+def read(path: Path, encoding: str | None = None) -> tuple[list[dict[str, str]], ReadingLog]:
+    """All rows of a path, and what reading met."""
+    log = ReadingLog()
+    return [row for _, row in read_rows(SourceConf(path=str(path), encoding=encoding), log)], log
+
+
+def read_text(folder: Path, text: str | bytes, name: str = "a.csv") -> tuple[list[dict[str, str]], ReadingLog]:
+    """The rows of a file with that content."""
+    (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read(folder / name)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
 def test_every_format_gives_the_same_rows(suffix: str, tmp_path: Path) -> None:
-    """Text stays text: `NaN` is no number, `007` no seven."""
-    assert read_rows(write(tmp_path / f"rows{suffix}")) == ROWS
+    """Text stays text: `NaN` is no number, `007` no seven; quotes and line ends within a field belong to it."""
+    rows, log = read(write(tmp_path / f"rows{suffix}"))
+    assert rows == ROWS
+    assert (log.rejected, log.notes) == ({}, [])
+
+
+def test_a_folder_is_all_its_files(tmp_path: Path) -> None:
+    """In the order of their names, below it too; hidden files and other formats are none of them."""
+    (tmp_path / "b" / ".git").mkdir(parents=True)
+    for name in ("b/2.csv", "1.JSONL", ".hidden.csv", "b/.git/x.csv"):
+        write_csv(tmp_path / name, [(name, "x")]) if name.endswith("csv") else write_jsonl(tmp_path / name, ROWS)
+    (tmp_path / "notes.txt").write_text("x")
+    log = ReadingLog()
+    found = list(read_rows(SourceConf(path=str(tmp_path)), log))
+    assert [place for place, _ in found] == [f"1.JSONL row {i}" for i in range(3)] + ["2.csv row 0"]
+    assert [row["Patient"] for _, row in found] == [*(row["Patient"] for row in ROWS), "b/2.csv"]
+
+
+@pytest.mark.parametrize(
+    ("mark", "encoding", "noted"),
+    [
+        (b"", "utf-8", ""),
+        (codecs.BOM_UTF8, "utf-8", ""),
+        (codecs.BOM_UTF16_LE, "utf-16-le", "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16-be", "utf-16"),
+        (b"", "utf-16-le", "utf-16-le"),
+        (b"", "utf-16-be", "utf-16-be"),
+        (codecs.BOM_UTF32_LE, "utf-32-le", "utf-32"),
+        (b"", "cp1252", "cp1252"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json"])
+def test_encodings_are_detected(mark: bytes, encoding: str, noted: str, suffix: str, tmp_path: Path) -> None:
+    """By mark, by zeros, by trial; all but UTF-8 are worth a note."""
+    path = write(tmp_path / f"a{suffix}")
+    text = path.read_text("utf-8")
+    text = json.dumps(ROWS, ensure_ascii=False) if suffix == ".json" else text
+    text = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS) if suffix == ".jsonl" else text
+    path.write_bytes(mark + text.encode(encoding))
+    rows, log = read(path)
+    assert rows == ROWS
+    assert log.notes == ([f"a{suffix}: read as {noted}"] if noted else [])
+
+
+def test_an_encoding_can_be_named(tmp_path: Path) -> None:
+    """It is taken as it is, with or without a mark; one that is none, or not the file's, is told with its key."""
+    path = tmp_path / "a.csv"
+    path.write_bytes("Patient,Doctor\nя кашляю,пейте воду\n".encode("koi8-r"))
+    assert read(path, "koi8-r")[0] == [{"Patient": "я кашляю", "Doctor": "пейте воду"}]
+    for suffix in (".csv", ".json", ".jsonl"):
+        path = write(tmp_path / f"b{suffix}")
+        path.write_bytes(codecs.BOM_UTF8 + path.read_bytes().replace(b"\\u00e9", "é".encode()))
+        assert read(path, "UTF-8")[0] == ROWS
+        for encoding in ("ascii", "klingon"):
+            with pytest.raises(
+                DataError, match=rf"^data.encoding={encoding}: b{suffix} cannot be read so: .*\n    fix: "
+            ):
+                read(path, encoding)
+    path.write_bytes(b"Patient,Doctor\n\x81\x8d,b\n")
+    with pytest.raises(DataError, match="neither UTF-8 nor UTF-16 nor cp1252"):
+        read(path)
+
+
+def test_a_letter_across_blocks_is_still_utf8(tmp_path: Path) -> None:
+    """Whatever the size of the blocks in which a file is looked at; one foreign byte at its end decides."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"x" * ((1 << 20) - 1) + "é".encode())
+    assert detect_encoding(path) == "utf-8"
+    path.write_bytes(b"x" * (1 << 20) + b"\xe9")
+    assert detect_encoding(path) == "cp1252"
+
+
+@pytest.mark.parametrize(
+    ("text", "patients", "rejected"),
+    [
+        ("a,1\nb\nc,3,4\nd,5\n", "ad", {RAGGED: ["a.csv line 3", "a.csv line 4"]}),
+        ('a,1\n"b,2\nc,3\nd,4\n', "acd", {UNCLOSED: ["a.csv line 3"]}),
+        ('a,1\n"b\nb",2,3\nd,4\n', "ad", {RAGGED: ["a.csv line 3", "a.csv line 4"]}),
+        ('a,1\n"b"b,2\nc,3\n', "ac", {UNCLOSED: ["a.csv line 3"]}),
+        ('a,1\n"b,2\n"c,3\nd,4\n', "ad", {UNCLOSED: ["a.csv line 3", "a.csv line 4"]}),
+        ("\na,1\n\n\r\nb,2\n\n", "ab", {}),
+        ("a,1\rb,2\r", "ab", {}),
+        ("a,1\r\nb,2", "ab", {}),
+        ("a,1\n\0,\0\n", "a\0", {}),
+    ],
+)
+def test_broken_lines_are_listed_and_the_rest_is_read(
+    text: str, patients: str, rejected: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """Reading goes on with the next line, however far a quote reached; blank lines are nothing."""
+    rows, log = read_text(tmp_path, f"Patient,Doctor\n{text}")
+    assert log.places == rejected
+    assert log.rejected == {reason: len(places) for reason, places in rejected.items()}
+    assert "".join(row["Patient"] for row in rows) == patients
+
+
+def test_an_endless_quote_costs_a_line(tmp_path: Path) -> None:
+    """Not the megabytes behind it: every later row is read, and a listing has an end."""
+    rows, log = read_text(tmp_path, 'Patient,Doctor\n"lost,1\n' + "".join(f"{i} {'x' * 40},2\n" for i in range(40_000)))
+    assert (len(rows), log.places) == (40_000, {UNCLOSED: ["a.csv line 2"]})
+    _, log = read_text(tmp_path, "Patient,Doctor\n" + "x\n" * 50)
+    assert (log.rejected[RAGGED], len(log.places[RAGGED])) == (50, LISTED)
+
+
+def test_headers(tmp_path: Path) -> None:
+    """Semicolons are noticed; a name twice is refused, columns without one are not; quoted names are names."""
+    rows, log = read_text(tmp_path, 'Patient;Doctor\na,b;"c;d"\n')
+    assert rows == [{"Patient": "a,b", "Doctor": "c;d"}]
+    assert log.notes == ["a.csv: columns separated by semicolons"]
+    with pytest.raises(DataError, match=r"^a.csv: the column 'patient' occurs 2 times\n    fix: rename all but one$"):
+        read_text(tmp_path, "Patient, PATIENT,Doctor\na,b,c\n")
+    assert read_text(tmp_path, "Patient,Doctor,,\na,b,,\n")[0] == [{"Patient": "a", "Doctor": "b", "": ""}]
+    assert read_text(tmp_path, '"Patient","Doctor, MD"\na,b\n')[0] == [{"Patient": "a", "Doctor, MD": "b"}]
+    assert read_text(tmp_path, "Patient,Doctor\n")[0] == []
+
+
+def test_bad_lines_of_jsonl_are_listed(tmp_path: Path) -> None:
+    """No JSON, no object, nested without end; a blank line is nothing, a line separator within a string no line end."""
+    good = '{"Patient": "a\u2028b"}\n'
+    rows, log = read_text(tmp_path, f'{good}{{"a": \n\n[1]\n"x"\n{"[" * 100_000}\n{good}', "a.jsonl")
+    assert rows == [{"Patient": "a\u2028b"}] * 2
+    assert log.places == {
+        "not JSON": ["a.jsonl line 2", "a.jsonl line 6"],
+        "not a JSON object": ["a.jsonl line 4", "a.jsonl line 5"],
+    }
+    assert log.rows == {"": 4}
+
+
+def test_json_is_a_list_or_holds_one(tmp_path: Path) -> None:
+    """An object's only list is meant; two lists, none, or no JSON are refused."""
+    assert read_text(tmp_path, json.dumps({"version": 1, "data": ROWS}), "a.json")[0] == ROWS
+    rows, log = read_text(tmp_path, json.dumps([ROWS[0], 7]), "a.json")
+    assert (rows, log.places) == (ROWS[:1], {"not a JSON object": ["a.json row 1"]})
+    for content, reason in (
+        ('{"a": [], "b": []}', "a.json: holds dict\n    allowed: a list of objects"),
+        ("7", "a.json: holds int\n    allowed: a list of objects"),
+        ('{"a": 1}\n{"a": 2}', "a.json: no JSON: .*\n    fix: one object per line is .jsonl, not .json"),
+        ("[" * 100_000, "a.json: no JSON: "),
+    ):
+        with pytest.raises(DataError, match=reason):
+            read_text(tmp_path, content, "a.json")
 
 
 def test_faults_of_files_are_told(tmp_path: Path) -> None:
-    """Missing, empty, unknown and broken files: one sentence with the key."""
-    with pytest.raises(DataError, match=r"data.path=none.csv: no such file"):
-        read_rows(LocalDataConf(path="none.csv"))
+    """Missing, empty, unknown, no parquet, a folder of nothing: one sentence with its name."""
+    (tmp_path / "empty").mkdir()
     for name, content, reason in (
-        ("a.csv", "", "the file is empty"),
-        ("a.xlsx", "x", "unknown format"),
-        ("a.json", "{", "cannot be read as json"),
-        ("b.jsonl", '[1, 2]\n3\n"x"\n', "cannot be read as jsonl"),
-        ("a.parquet", "no parquet", "cannot be read as parquet"),
+        ("a.csv", "", "^a.csv: the file is empty$"),
+        ("a.csv", "\n \n", "^a.csv: the file is empty$"),
+        ("a.xlsx", "x", "a.xlsx: unknown format\n    allowed: .csv, .json, .jsonl, .parquet, .tsv, or a folder"),
+        ("a.parquet", "no parquet", "^a.parquet: cannot be read as parquet: "),
     ):
-        (tmp_path / name).write_text(content)
         with pytest.raises(DataError, match=reason):
-            read_rows(LocalDataConf(path=str(tmp_path / name)))
+            read_text(tmp_path, content, name)
+    with pytest.raises(DataError, match=r"^data.path=none.csv: no such file \(/.*\)\n    fix: give the path"):
+        read(Path("none.csv"))
+    with pytest.raises(DataError, match=r"empty: the folder holds no file of a known format\n    allowed: \.csv"):
+        read(tmp_path / "empty")
 
 
-def test_missing_column_names_those_that_exist() -> None:
-    """The message shows the way."""
-    with pytest.raises(DataError) as caught:
-        build_conversations([{"question": "a", "answer": "b"}], ColumnsConf())
-    assert "data.columns.patient=Patient: no such column" in str(caught.value)
-    assert "allowed: question, answer" in str(caught.value)
+def test_a_stream_is_read_as_far_as_it_is_asked_for(tmp_path: Path) -> None:
+    """The first rows of a file of 64 GiB are there at once; looking for the columns loses none of them."""
+    for name, head, line, reader in (
+        ("a.csv", "Patient,Doctor\n", "a,b\n", read_delimited),
+        ("a.jsonl", "", '{"Patient": "a"}\n', read_lines),
+    ):
+        path = tmp_path / name
+        with path.open("w") as file:
+            file.write(head + line * 1000)
+            file.truncate(1 << 36)  # a last line that would not fit into memory
+        log = ReadingLog()
+        names, rows = columns_of(reader(path, "utf-8", log))
+        assert names[0] == "Patient"
+        assert [row["Patient"] for _, row in islice(rows, 1000)] == ["a"] * 1000
 
 
-def test_a_misspelt_messages_column_is_told() -> None:
-    """It is not silently ignored; a column of plain text holds no conversations."""
-    rows = [{"Patient": "a", "Doctor": "b"}]
-    with pytest.raises(DataError, match=r"data\.columns\.messages=typo: no such column"):
-        build_conversations(rows, ColumnsConf(messages="typo"))
-    with pytest.raises(DataError, match="none of the 1 rows is a conversation"):
-        build_conversations(rows, ColumnsConf(messages="Patient"))
+def test_a_fingerprint_is_of_names_and_bytes(tmp_path: Path) -> None:
+    """Not of folders, times or formats of other files."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+        write(folder / "a.csv")
+    prints = [source_fingerprint(SourceConf(path=str(path))) for path in (one, two, one / "a.csv")]
+    assert len(set(prints)) == 1
+    (two / "a.csv").write_text("x,y\n")
+    (one / "a.csv").rename(one / "b.csv")
+    assert len({*prints, *(source_fingerprint(SourceConf(path=str(path))) for path in (one, two))}) == 3
 
 
-def test_rejected_rows_are_counted_by_reason() -> None:
-    """Empty messages leave with a count; ids keep the row's number."""
-    rows = [{"Patient": "a", "Doctor": "b"}, {"Patient": " ", "Doctor": "b"}, {"Patient": "c", "Doctor": None}]
-    conversations, rejected = build_conversations(rows, ColumnsConf())
-    assert [c.id for c in conversations] == ["row 0"]
-    assert rejected == {"empty message": 2}
+# Each broken file: what it yields, or why it yields nothing.
+BROKEN = {
+    "cp1252.csv": "40 of 40",
+    "empty.csv": "broken_empty.csv: the file is empty",
+    "header_only.csv": "the data source has no rows",
+    "headers.csv": "40 of 40",
+    "lines.jsonl": "2 of 6",
+    "missing_column.csv": "data.columns: none of the usual names among Description, Patient",
+    "nul.csv": "1 of 1",
+    "ragged.csv": "2 of 5",
+    "utf16.csv": "40 of 40",
+}
 
 
-def test_no_usable_row_is_an_error() -> None:
-    """With the reasons."""
-    with pytest.raises(DataError, match="empty message: 1"):
-        build_conversations([{"Patient": "", "Doctor": "b"}], ColumnsConf())
-    with pytest.raises(DataError, match="has no rows"):
-        build_conversations([], ColumnsConf())
-
-
-def test_chat_format_wins_where_a_row_has_it() -> None:
-    """OpenAI and ShareGPT spellings; rows without turns fall back to the two columns."""
-    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
-    in_csv = json.dumps([{"role": "patient", "content": "e"}, {"role": "doctor", "content": "f"}])
-    rows = [
-        {"messages": in_csv},
-        {"messages": None},
-        {"Patient": "x", "Doctor": "y", "messages": turns},
-        {"Patient": "x", "Doctor": "y", "messages": None},
-        {
-            "Patient": "x",
-            "Doctor": "y",
-            "messages": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}],
-        },
-    ]
-    conversations, rejected = build_conversations(rows, ColumnsConf(messages="messages"))
-    assert [[m.content for m in c.messages] for c in conversations] == [["e", "f"], ["a", "b"], ["x", "y"], ["c", "d"]]
-    assert rejected == {"empty message": 1}
+@needs_shared
+def test_every_broken_file_ends_well() -> None:
+    """Counted rejections or one clear message, and every one of them is expected here."""
+    files = {path.name.removeprefix("broken_"): path for path in SHARED.glob("broken_*")}
+    assert files.keys() == BROKEN.keys()
+    for name, path in files.items():
+        try:
+            drawn = load_conversations(plain(path))
+        except DataError as error:
+            assert str(error).split("\n")[0] == BROKEN[name]
+        else:
+            (met,) = drawn.report.sources.values()
+            lost = sum(drawn.report.rejected.values()) + drawn.report.left_out
+            assert f"{len(drawn.conversations)} of {met}" == BROKEN[name]
+            assert len(drawn.conversations) + lost == met
 
 
 def test_the_bundled_file_keeps_its_promises() -> None:

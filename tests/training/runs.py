@@ -7,8 +7,8 @@ import torch
 from transformers import set_seed
 
 from medllm.config.compose import load_run_conf
+from medllm.config.rules import effective_batching
 from medllm.config.run import RunConf
-from medllm.config.validate import effective_batching
 from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets, build_datasets
 from medllm.models.adapter import attach_adapter

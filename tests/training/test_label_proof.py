@@ -1,12 +1,12 @@
 """The proof of the labels holds on good data and breaks on every known way to get them wrong."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from medllm.conversation import Renderer
-from medllm.data.pipeline import Datasets
 from medllm.errors import LabelError
 from medllm.models.base import build_base_model, build_tokenizer
 from medllm.training import label_proof
@@ -21,10 +21,8 @@ def prove(dialogues: Path, *overrides: str, damage: Any = None, **changed: Any) 
     tokenizer = build_tokenizer(conf.model)
     if damage:
         rows = datasets.train.samples.rows.map(lambda row: damage(dict(row)), load_from_cache_file=False)
-        side = type(datasets.train)(
-            datasets.train.conversations, type(datasets.train.samples)(rows, datasets.train.samples.counts), rows
-        )
-        datasets = Datasets(side, datasets.eval, datasets.collate, datasets.batching, "", {})
+        side = replace(datasets.train, samples=replace(datasets.train.samples, rows=rows), dataset=rows)
+        datasets = replace(datasets, train=side)
     base = build_base_model(conf.model, conf.quantization, tokenizer)
     return prove_labels(datasets, Renderer(tokenizer.tokenizer, changed.get("system", conf.data.system_prompt)), base)
 

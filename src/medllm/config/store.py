@@ -27,7 +27,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "adapter_layers": lora.AdapterLayersConf,
         "none": lora.NoAdapterConf,
     },
-    "data": {"local": data.LocalDataConf, "hub": data.HubDataConf},
+    "data": {"local": data.LocalDataConf, "hub": data.HubDataConf, "mix": data.MixDataConf},
     "trainer": {"trainer": trainer.TrainerConf},
     "tracking": {"mlflow": tracking.MlflowConf, "none": tracking.NoTrackingConf},
     "generation": {"generation": generation.GenerationConf},
@@ -46,6 +46,11 @@ def schema_names(conf: run.RunConf) -> dict[str, str]:
 def project_root() -> Path:
     """The checkout that holds `conf/`, `outputs/` and the run database; `MEDLLM_ROOT` overrides it."""
     return Path(os.environ.get("MEDLLM_ROOT") or Path(__file__).parents[3]).resolve()
+
+
+def rooted(path: str) -> Path:
+    """A path as the user gave it; a relative one starts at the project's root, wherever the command was typed."""
+    return project_root() / Path(path).expanduser()
 
 
 def slug(text: str) -> str:

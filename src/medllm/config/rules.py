@@ -1,0 +1,117 @@
+"""Rules between the groups of a configuration: all that can be said without opening a model or a data set."""
+
+import os
+from pathlib import Path
+
+from medllm.config.data import Batching, DataConf, MixDataConf, OverLength, sources_of
+from medllm.config.lora import LoraConf, NoAdapterConf, PrefixTuningConf
+from medllm.config.model import AttnImplementation, Dtype, PretrainedModelConf
+from medllm.config.quantization import FourBitConf, Int8Conf, NoQuantizationConf
+from medllm.config.run import RunConf
+from medllm.config.store import rooted
+from medllm.config.trainer import Strategy
+from medllm.errors import Fault
+
+# Attention that restarts with position_ids and so keeps packed conversations apart in transformers (measured, see LOG.md).
+PACKING_ATTENTION = (AttnImplementation.sdpa, AttnImplementation.eager, AttnImplementation.flash_attention_2)
+
+
+def cross_field_faults(conf: RunConf) -> list[Fault]:
+    """Rules between groups: all that can be said without opening the model."""
+    found: list[Fault] = []
+    quantized = not isinstance(conf.quantization, NoQuantizationConf)
+    if quantized and isinstance(conf.lora, NoAdapterConf):
+        fix = "quantization=none, or lora=default"
+        found.append(Fault("lora", "full fine-tuning cannot train a quantized base", "none", fix=fix))
+    if quantized and isinstance(conf.lora, LoraConf) and conf.lora.init_lora_weights.changes_base:
+        name = conf.lora.init_lora_weights.value
+        fix = "quantization=none, or lora.init_lora_weights=kaiming"
+        found.append(
+            Fault("lora.init_lora_weights", "moves base weights, which a quantized base forbids", name, fix=fix)
+        )
+    if isinstance(conf.quantization, Int8Conf) and isinstance(conf.lora, LoraConf) and conf.lora.use_dora:
+        fix = "quantization=nf4_double, or lora.use_dora=false"
+        found.append(Fault("lora.use_dora", "cannot read the norms of an 8-bit base", "true", fix=fix))
+    if conf.trainer.fp16 and conf.trainer.bf16:
+        fix = "keep one of them"
+        found.append(Fault("trainer.fp16", "fp16 and bf16 exclude each other", "true", fix=fix))
+    if conf.trainer.fp16 and conf.model.dtype is Dtype.float16 and isinstance(conf.lora, NoAdapterConf):
+        fix = "model.dtype=float32, or trainer.bf16=true trainer.fp16=false"
+        found.append(Fault("trainer.fp16", "cannot scale gradients of float16 weights", "true", fix=fix))
+    if conf.trainer.eval_strategy is not Strategy.no and conf.data.eval_fraction == 0:
+        fix = "data.eval_fraction=0.1, or trainer.eval_strategy=no"
+        found.append(
+            Fault("trainer.eval_strategy", "has nothing to evaluate on", conf.trainer.eval_strategy.name, fix=fix)
+        )
+    if conf.data.batching is Batching.packed:
+        found += packing_faults(conf)
+    if isinstance(conf.lora, PrefixTuningConf) and conf.trainer.gradient_checkpointing:
+        fix = "trainer.gradient_checkpointing=false"
+        found.append(
+            Fault("trainer.gradient_checkpointing", "would drop the prefix, which is a cache", "true", fix=fix)
+        )
+    found += data_faults(conf.data)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        fix = "start one process; several GPUs are not supported yet"
+        found.append(Fault("", "started in several processes (torchrun), each would write the same run", fix=fix))
+    if conf.data.over_length is OverLength.truncate and conf.data.max_length < 64:
+        fix = "data.max_length=512"
+        found.append(Fault("data.max_length", "leaves no answer to train on", str(conf.data.max_length), fix=fix))
+    checkpoint = conf.trainer.resume_from_checkpoint
+    if checkpoint is not None and not (Path(checkpoint) / "trainer_state.json").is_file():
+        fix = "give the folder of a checkpoint: outputs/.../checkpoints/checkpoint-N"
+        found.append(Fault("trainer.resume_from_checkpoint", "is no complete checkpoint", checkpoint, fix=fix))
+    if isinstance(conf.model, PretrainedModelConf) and conf.model.trust_remote_code and not conf.model.revision:
+        fix = "model.revision=<40-digit commit> whose code you have read"
+        found.append(Fault("model.trust_remote_code", "needs a pinned commit", "true", fix=fix))
+    if isinstance(conf.quantization, FourBitConf) and conf.trainer.bf16:
+        compute = conf.quantization.bnb_4bit_compute_dtype
+        if compute is Dtype.float16:
+            fix = "quantization.bnb_4bit_compute_dtype=bfloat16"
+            found.append(
+                Fault("quantization.bnb_4bit_compute_dtype", "contradicts trainer.bf16", compute.name, fix=fix)
+            )
+    return found
+
+
+def data_faults(conf: DataConf) -> list[Fault]:
+    """Files of the data that are not there."""
+    named = isinstance(conf, MixDataConf)
+    paths = [
+        (f"data.sources.{name}.path" if named else "data.path", source.path)
+        for name, source in sources_of(conf).items()
+    ]
+    paths += [("data.contamination.benchmarks", path) for path in conf.contamination.benchmarks]
+    return [
+        Fault(key, f"no such file ({rooted(path)})", path, fix="give the path of an existing file or folder")
+        for key, path in paths
+        if path is not None and not rooted(path).exists()
+    ]
+
+
+def packing_faults(conf: RunConf) -> list[Fault]:
+    """Why this run's conversations cannot be packed into one row; empty if they can."""
+    found = []
+    if conf.model.attn_implementation not in PACKING_ATTENTION:
+        found.append(
+            Fault(
+                "model.attn_implementation",
+                "does not keep packed conversations apart",
+                conf.model.attn_implementation.name,
+                allowed=", ".join(item.name for item in PACKING_ATTENTION),
+                fix="data.batching=length_grouped, or another attention implementation",
+            )
+        )
+    if isinstance(conf.lora, PrefixTuningConf):
+        fix = "data.batching=auto or length_grouped"
+        found.append(
+            Fault("data.batching", "a row has one prefix, packed conversations need one each", "packed", fix=fix)
+        )
+    return found
+
+
+def effective_batching(conf: RunConf) -> Batching:
+    """`data.batching` with `auto` decided."""
+    if conf.data.batching is not Batching.auto:
+        return conf.data.batching
+    return Batching.length_grouped if packing_faults(conf) else Batching.packed

@@ -1,0 +1,1 @@
+"""Raw conversations become ones to train on: cleaned, de-identified, de-duplicated, checked; every step counted."""
