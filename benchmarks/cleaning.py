@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from medllm.config.preparation import CleaningConf
 from medllm.conversation import Conversation, Message
 from medllm.data.preparation.cleaning import Cleaned, Cleaner
+from medllm.data.preparation.deidentification import mask
 
 Rows = list[dict[str, Any]]
 Clean = Callable[[Conversation], Cleaned]
@@ -106,7 +107,7 @@ def judge(
             handled = bool(cleaned.dropped)
         elif expected == "mask" and deidentify:
             masked = "\n".join(deidentify(message.content) for message in cleaned.conversation.messages)
-            handled = bool(cleaned.dropped) or entry["note"].rstrip(".") not in masked
+            handled = bool(cleaned.dropped) or not any(part in masked for part in identifying(entry["note"]))
         elif expected == "dedupe" and duplicates is not None:
             handled = bool(cleaned.dropped) or row in duplicates or original in duplicates
         verdicts.append(Verdict(row, kind, expected, handled, cleaned))
@@ -153,17 +154,31 @@ def neutralised(given: Conversation, token: str, cleaned: Cleaned, clean: Clean)
     )
 
 
+def identifying(note: str) -> list[str]:
+    """What must not be left of an identifier: its parts with digits or signs of an address, and its invented names."""
+    parts = [part.strip(".,") for part in note.split()]
+    return [part for part in parts if re.search(r"\d{2}|@|://|\.com|^(?:Jane|Testperson|Testville)$", part)]
+
+
+def left_out(path: Path) -> set[int]:
+    """Rows that the whole preparation leaves out."""
+    from medllm.config.data import LocalDataConf
+    from medllm.data.preparation.prepare import prepare
+
+    kept = {int(conversation.id.split()[-1]) for conversation in prepare(LocalDataConf(path=str(path))).conversations}
+    return set(range(pq.read_metadata(path).num_rows)) - kept
+
+
 def print_report(verdicts: list[Verdict]) -> None:
     """The table by kind, and the totals."""
     kinds: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
         kinds[verdict.kind].append(verdict)
-    print(f"{'kind':28}{'expected':18}{'rows':>5}{'handled':>16}")
+    print(f"{'kind':28}{'expected':18}{'rows':>5}{'handled':>9}")
     for kind, group in sorted(kinds.items()):
         judged = [v for v in group if v.handled is not None]
         misses = " ".join(str(v.row) for v in judged if not v.handled)
-        handled = str(sum(bool(v.handled) for v in judged)) if judged else "not judged here"
-        print(f"{kind:28}{group[0].expected:18}{len(group):5}{handled:>16}  {misses}")
+        print(f"{kind:28}{group[0].expected:18}{len(group):5}{sum(bool(v.handled) for v in judged):9}  {misses}")
     real = kinds.pop("real", [])
     traps = [v for v in verdicts if v.expected == "keep" and v.kind != "real"]
     spoilt = [v for group in kinds.values() for v in group if v.handled is not None]
@@ -180,7 +195,7 @@ def main(folder: Path) -> None:
     with (folder / "dialogues_dirty_key.csv").open(newline="", encoding="utf-8") as file:
         key = list(csv.DictReader(file))
     clean = Cleaner(CleaningConf()).clean
-    print_report(judge(rows, key, clean))
+    print_report(judge(rows, key, clean, deidentify=mask, duplicates=left_out(folder / "dialogues_dirty.parquet")))
     real = [conversation_of(rows[int(entry["row"])]) for entry in key if entry["kind"] == "real"]
     characters = sum(len(message.content) for conversation in real for message in conversation.messages)
     start = time.process_time()

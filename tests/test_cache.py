@@ -24,8 +24,12 @@ from medllm.config.preparation import (
     DeidentificationConf,
     DuplicateKey,
 )
+from medllm.conversation import Conversation, Message, Renderer
 from medllm.data.preparation.prepare import preparation_key, prepare
+from medllm.data.store import Conversations
+from medllm.data.tokenize import tokenize
 from medllm.errors import DataError
+from medllm.models.tiny import build_tiny_tokenizer
 from tests.data.files import CHECKS, SWITCHES, write_csv, write_jsonl
 
 ROOT = Path(__file__).parents[1]
@@ -144,7 +148,7 @@ def test_every_field_of_preparation_is_tried() -> None:
     }
     fields = {f"{node}.{name}" for node, kind in nodes.items() for name in vars(kind())}
     assert fields <= CHANGES.keys()
-    assert {name for name in vars(DataConf())} - nodes.keys() <= {*NO_CHANGES, "over_length", "batching"}
+    assert set(vars(DataConf())) - nodes.keys() <= {*NO_CHANGES, "over_length", "batching"}
 
 
 def test_a_change_of_code_changes_the_key(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,6 +161,15 @@ def test_a_change_of_code_changes_the_key(table: Path, monkeypatch: pytest.Monke
     names = {f"{path.parent.name}/{path.name}" for path in seen}
     for name in ("medllm/conversation", "data/messages", "data/store", "sources/tables", "preparation/deduplication"):
         assert f"{name}.py" in names
+
+
+def test_a_change_of_rendering_changes_the_key_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Template, encoding and what calls them."""
+    seen: list[Path] = []
+    monkeypatch.setattr("medllm.data.tokenize.code_version", lambda files, _: seen.extend(files) or "version")
+    turns = (Message("user", "I cough"), Message("assistant", "Since when?"))
+    tokenize(Conversations.of([Conversation(turns)]), Renderer(build_tiny_tokenizer()), DataConf())
+    assert {path.stem for path in seen} >= {"conversation", "encoding", "template", "tokenize"}
 
 
 def test_a_mix_has_a_key_for_names_and_none_for_weights(table: Path) -> None:

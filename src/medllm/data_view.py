@@ -46,7 +46,9 @@ def data_view(
 
 def _side(side: Side) -> SideView:
     samples = side.samples
-    return SideView(len(samples.lengths), samples.given_lengths.tolist(), side.num_tokens, samples.num_supervised)
+    return SideView(
+        len(samples.lengths), samples.given_lengths.tolist(), side.num_tokens, int(samples.supervised.sum())
+    )
 
 
 def _sample(row: dict[str, list[int]], renderer: Renderer) -> SampleView:

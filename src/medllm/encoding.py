@@ -7,7 +7,7 @@ tokenized whole.
 
 import json
 import re
-from itertools import chain
+from array import array
 from typing import Any
 
 # Splits of which no alternative reaches across a single space between two other characters: GPT-4's as Llama 3 uses it, Qwen's.
@@ -33,7 +33,7 @@ class Encoder:
         description = json.loads(self._tokenizer.to_str())
         self.by_word = splits_at_spaces(description)
         self.folds = folds_spellings(description)
-        self._added = {token.content: [i] for i, token in tokenizer.added_tokens_decoder.items()}
+        self._added = {token.content: _packed([i]) for i, token in tokenizer.added_tokens_decoder.items()}
         longest_first = sorted(map(re.escape, self._added), key=len, reverse=True)
         self._cut = re.compile(f"({'|'.join(longest_first) or '(?!)'})")
         self._only = _Words(self, "")
@@ -50,10 +50,11 @@ class Encoder:
         """
         if not self.by_word:
             return self._after(before, text)
-        ids: list[int] = []
-        for piece in self._cut.split(text):  # added tokens are cut out before anything else is done
-            ids += self._added.get(piece) or self._words(piece)
-        return ids
+        # Ids travel packed, four bytes each: joining bytes is several times faster than adding lists.
+        pieces = self._cut.split(text)  # added tokens are cut out before anything else is done
+        return (
+            memoryview(b"".join([self._added.get(piece) or self._words(piece) for piece in pieces])).cast("i").tolist()
+        )
 
     def _after(self, before: str, text: str) -> list[int]:
         starts = [match.start() for match in self._cut.finditer(before)]
@@ -64,17 +65,17 @@ class Encoder:
             return self.whole(text)
         return [token_id for token_id, (start, _) in pairs if start >= len(tail)]
 
-    def _words(self, text: str) -> list[int]:
+    def _words(self, text: str) -> bytes:
         try:
             return self._look_up(text.split(" "))
         except _NotAWordError:  # a run of several spaces somewhere: the slower cut leaves it inside a word
             return self._look_up(SINGLE_SPACE.split(text))
 
-    def _look_up(self, words: list[str]) -> list[int]:
+    def _look_up(self, words: list[str]) -> bytes:
         if len(words) == 1:
-            return self._only[words[0]] if words[0] else []
-        middle = chain.from_iterable(map(self._middle.__getitem__, words[1:-1]))
-        return [*self._first[words[0]], *middle, *self._last[words[-1]]]
+            return self._only[words[0]] if words[0] else b""
+        middle = b"".join(map(self._middle.__getitem__, words[1:-1]))
+        return self._first[words[0]] + middle + self._last[words[-1]]
 
     def whole(self, text: str) -> list[int]:
         """The ids of a text or word, from the tokenizer."""
@@ -85,7 +86,7 @@ class _NotAWordError(Exception):
     """A piece of text that touches white space where it was cut."""
 
 
-class _Words(dict[str, list[int]]):
+class _Words(dict[str, bytes]):
     """Ids by word. A word never stored, because of white space at its `left` or `right`, keeps its text out of the table."""
 
     def __init__(self, encoder: Encoder, before: str, *, left: bool = False, right: bool = False):
@@ -94,13 +95,17 @@ class _Words(dict[str, list[int]]):
         self.before = before
         self.left, self.right = left, right
 
-    def __missing__(self, word: str) -> list[int]:
+    def __missing__(self, word: str) -> bytes:
         if not word or (self.left and word[0].isspace()) or (self.right and word[-1].isspace()):
             raise _NotAWordError
         if len(self) >= MOST_WORDS:
             self.clear()
-        self[word] = ids = self.encoder.whole(self.before + word)
+        self[word] = ids = _packed(self.encoder.whole(self.before + word))
         return ids
+
+
+def _packed(ids: list[int]) -> bytes:
+    return array("i", ids).tobytes()
 
 
 def splits_at_spaces(tokenizer: dict[str, Any]) -> bool:

@@ -102,8 +102,8 @@ def test_what_looks_like_a_fault_is_none(question: str, answer: str) -> None:
 
 
 def test_a_visit_may_hold_short_turns() -> None:
-    """`None` answers a question about allergies; a side that says nothing else is a stub, and an empty turn is a fault."""
-    visit = (QUESTION, "Any allergies?", "None", "Ok.", "What now?", ANSWER)
+    """`None` answers a question about allergies, an `okay` another; a side of such alone is a stub, an empty turn a fault."""
+    visit = (QUESTION, "Any allergies?", "None", "Ok.", "Okay.", "okay", "What now?", ANSWER)
     assert clean(*visit) == Cleaned(talk(*visit), (), "", ())
     assert clean(QUESTION, "Ok.", "What now?", "Yes.").dropped == "stub"
     assert clean(QUESTION, "", "What now?", ANSWER).dropped == "empty"

@@ -23,7 +23,6 @@ from medllm.data.preparation.deduplication import (
     shingles,
     signatures,
     similar_pairs,
-    words,
 )
 from medllm.data.preparation.prepare import prepare
 from medllm.data.splitting import split
@@ -85,7 +84,7 @@ def test_all_that_is_similar_is_connected(
 ) -> None:
     """At least 98 % of the pairs of brute force end in one cluster; every pair given is similar indeed."""
     clusters = Clusters(len(texts))
-    for a, b, value in similar_pairs(signatures([words(t) for t in texts]), texts.__getitem__, threshold):
+    for a, b, value in similar_pairs(signatures(texts), texts.__getitem__, threshold):
         assert a < b
         assert value == pytest.approx(brute_force[a, b])
         assert value >= threshold
@@ -100,14 +99,14 @@ def test_many_copies_cost_few_comparisons() -> None:
     """A text that occurs 2,000 times is compared with its first occurrence, not with all others."""
     texts = ["the same question about the same pain " * 3] * 2000
     asked = []
-    found = list(similar_pairs(signatures([words(t) for t in texts]), lambda i: asked.append(i) or texts[i], 0.8))
+    found = list(similar_pairs(signatures(texts), lambda i: asked.append(i) or texts[i], 0.8))
     assert len(found) == len(asked) - 1 == 1999
 
 
 def test_nothing_and_one_text_have_no_pairs() -> None:
     """The smallest inputs are inputs."""
     for few in ([], ["a b c d"]):
-        assert list(similar_pairs(signatures([words(t) for t in few]), few.__getitem__, 0.5)) == []
+        assert list(similar_pairs(signatures(few), few.__getitem__, 0.5)) == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=40))
@@ -136,26 +135,26 @@ def test_clusters_are_connected_components(joins: list[tuple[int, int]]) -> None
 )
 def test_exact_keys(a: str, b: str, equal: bool) -> None:
     """Equal for equal letters and digits in a row, spaces and punctuation apart."""
-    assert (exact_key(words(a)) == exact_key(words(b))) is equal
+    assert (exact_key(a) == exact_key(b)) is equal
 
 
 @settings(max_examples=200)
 @given(st.text("ab c.A"), st.text("ab c.A"))
 def test_jaccard_is_the_textbooks(a: str, b: str) -> None:
     """Symmetric, 1 for equal words, and the share of common runs."""
-    one, other = shingles(words(a)), shingles(words(b))
+    one, other = shingles(a), shingles(b)
     assert jaccard(one, other) == jaccard(other, one) == pytest.approx(similarity(runs(a), runs(b)))
     assert jaccard(one, one) == 1
 
 
 def test_signatures_estimate_similarity(texts: list[str], brute_force: dict[tuple[int, int], float]) -> None:
     """Agreeing entries, on average the similarity itself (Broder 1997); the same in every run."""
-    signature = signatures([words(t) for t in texts])
+    signature = signatures(texts)
     assert (signature.shape, signature.dtype) == ((1000, 128), np.uint32)
     errors = [(signature[a] == signature[b]).mean() - value for (a, b), value in brute_force.items() if value > 0.2]
     assert abs(np.mean(errors)) < 0.01
     assert np.std(errors) < 0.06
-    assert (signatures([words(texts[7])])[0] == signature[7]).all()
+    assert (signatures([texts[7]])[0] == signature[7]).all()
 
 
 def test_bands_are_cut_by_the_threshold() -> None:

@@ -53,6 +53,17 @@ MASKED = {
     "passport no N1234567, Aadhaar 0000 0000 0000": "passport no [LICENSE], Aadhaar [LICENSE]",
     "license plate KA 01 AB 1234": "license plate [LICENSE]",
     "pacemaker serial number PM-4455667": "pacemaker serial number [DEVICE]",
+    "I met Zeynep; zeynep smokes. Jean-Luc and Ji-woo, too": "I met [NAME]; [NAME] smokes. [NAME] and [NAME], too",
+    "The midwife, Salma Quispe, said so": "The midwife, [NAME], said so",
+    "Rose has been vomiting. I spoke to Mark at noon": "[NAME] has been vomiting. I spoke to [NAME] at noon",
+    "Yasmin told me her leg hurts since she takes Yasmin": "[NAME] told me her leg hurts since she takes Yasmin",
+    "moved to Asheville; in Cape Town": "moved to [ADDRESS]; in [ADDRESS]",
+    "my aunt is 96, grandpa turned ninety-one.": "my aunt is [AGE], grandpa turned [AGE].",
+    "visa ending 0341, group GRP00451, plan 250000-HX-7": "visa ending [ACCOUNT_NUMBER], group [ACCOUNT_NUMBER], plan "
+    "[ACCOUNT_NUMBER]",
+    "chart G55.1-0093, ref XR/0045/88": "chart [RECORD_NUMBER], ref [RECORD_NUMBER]",
+    "pump SN NG0012345H, controller LV-000318": "pump SN [DEVICE], controller [DEVICE]",
+    "last four of my social are 0042": "last four of my social are [SSN]",
     "see www.example.in/a or clinic.example.org/b.": "see [URL] or [URL].",
     "192.0.2.44 and 2001:db8:85a3::8a2e:370:7334": "[IP] and [IP]",
 }
@@ -65,6 +76,8 @@ KEPT = (
     "Call 988, 911, 112, 999, 1-800-273-8255 or 116 123, text 741741",
     "Parkinson, Crohn, Graves' disease, Hodgkin lymphoma, Bell's palsy, Foley catheter, Gram stain, Pap smear",
     "Hello doctor, Dear Sir, Hi Doc, dr. will see, dr. said, my dr wants, Dr. online, Dr. Scholl's insoles",
+    "He will take Yasmin and Allegra; I hope she is frank, may rose hip help, the pulse is 96, Sj\u00f6gren",
+    "firmware 2.4.1.7, software 10.0.3.12, chart 12.5, group B, T-BILL 0.855, Dexcom G6, keep it covered.net result",
     "I am Diabetic. I am African American. I live in India. My mother has asthma. My son has ADHD.",
 )
 

@@ -131,15 +131,23 @@ def build_datasets(conf: DataConf, renderer: Renderer, batching: Batching, seed:
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_of_turn_id
         collate = PadCollator(pad_token_id, conf.max_length if batching is Batching.max_length else None)
 
-    def side(part: Conversations) -> Side:
-        samples = tokenize(part, renderer, conf)
+    samples = tokenize(drawn.conversations, renderer, conf)
+
+    def side(places: NDArray[np.int64], name: str) -> Side:
+        part = samples.take(places)
+        if not len(part.rows):
+            raise DataError(
+                f"all {len(places)} conversations {name} are longer than data.max_length={conf.max_length}\n"
+                "    fix: raise data.max_length, or data.over_length=truncate"
+            )
+        conversations = drawn.conversations.take(places)
         if batching is not Batching.packed:
-            return Side(part, samples, samples.rows)
-        return Side(part, samples, PackedDataset(samples.rows, samples.lengths.tolist(), conf.max_length, seed))
+            return Side(conversations, part, part.rows)
+        return Side(conversations, part, PackedDataset(part.rows, part.lengths.tolist(), conf.max_length, seed))
 
     return Datasets(
-        train=side(drawn.conversations.take(train)),
-        eval=side(drawn.conversations.take(held_out)) if len(held_out) else None,
+        train=side(train, "to train on"),
+        eval=side(held_out, "held out") if len(held_out) else None,
         collate=collate,
         batching=batching,
         fingerprint=drawn.conversations.fingerprint,

@@ -1,7 +1,5 @@
 """Conversations become samples: ids and labels, with the over-length policy applied and counted, cached on disk."""
 
-import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +20,7 @@ from medllm.errors import DataError
 
 # Batches of conversations from which starting processes, which load the tokenizer's library each, saves time.
 WORTH_PROCESSES = 60
+ARRAYS = ("places", "lengths", "supervised", "given_lengths")
 
 
 @dataclass(frozen=True)
@@ -30,17 +29,34 @@ class Samples:
 
     Attributes:
         rows: A `datasets.Dataset` with `input_ids` and `labels` (int32 lists), `length` and `conversation_id`.
-        counts: `kept`, `truncated`, `dropped`: what the over-length policy did.
+        places: Of each row, the place of its conversation among those that were given.
         lengths: Tokens of each row.
-        given_lengths: Tokens of each conversation before that policy.
-        num_supervised: Tokens that are learned.
+        supervised: Of these, how many are learned.
+        given_lengths: Tokens of each conversation before the over-length policy.
     """
 
     rows: Any
-    counts: dict[str, int]
+    places: NDArray[np.int64]
     lengths: NDArray[np.int64]
+    supervised: NDArray[np.int64]
     given_lengths: NDArray[np.int64]
-    num_supervised: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """`kept`, `truncated`, `dropped`: what the over-length policy did."""
+        truncated = int((self.lengths < self.given_lengths[self.places]).sum())
+        return {"kept": len(self.rows), "truncated": truncated, "dropped": len(self.given_lengths) - len(self.rows)}
+
+    def take(self, places: NDArray[np.int64]) -> "Samples":
+        """The samples of the conversations at these places, which are in ascending order."""
+        rows = np.flatnonzero(np.isin(self.places, places))
+        return Samples(
+            rows=self.rows.select(rows),
+            places=np.searchsorted(places, self.places[rows]),
+            lengths=self.lengths[rows],
+            supervised=self.supervised[rows],
+            given_lengths=self.given_lengths[places],
+        )
 
 
 def fit(rendered: Rendered, max_length: int, end_of_turn_id: int) -> Rendered | None:
@@ -70,14 +86,8 @@ def tokenize(conversations: Conversations, renderer: Renderer, conf: DataConf) -
     about = {"conversations": len(conversations), "max_length": conf.max_length}
     key = _key(conversations, renderer, conf)
     folder = cached("samples", key, lambda staging: _build(conversations, renderer, conf, staging), about)
-    counts = json.loads((folder / "counts.json").read_text())
-    return Samples(
-        rows=Dataset.from_file(str(folder / "samples.arrow")),
-        counts=counts["fates"],
-        lengths=np.load(folder / "lengths.npy"),
-        given_lengths=np.load(folder / "given_lengths.npy"),
-        num_supervised=counts["supervised"],
-    )
+    arrays = {name: np.load(folder / f"{name}.npy") for name in ARRAYS}
+    return Samples(Dataset.from_file(str(folder / "samples.arrow")), **arrays)
 
 
 def _key(conversations: Conversations, renderer: Renderer, conf: DataConf) -> str:
@@ -85,7 +95,8 @@ def _key(conversations: Conversations, renderer: Renderer, conf: DataConf) -> st
     package = Path(__file__).parent
     return key_of(
         code_version(
-            [Path(__file__), *(package.parent / name for name in ("conversation.py", "encoding.py"))], ["tokenizers"]
+            [Path(__file__), *(package.parent / name for name in ("conversation.py", "encoding.py", "template.py"))],
+            ["tokenizers"],
         ),
         conversations.fingerprint,
         conversations.column("id"),
@@ -102,11 +113,12 @@ class _Batch:
     """Samples of some conversations, laid end to end."""
 
     ids: list[str]
-    lengths: list[int]
     input_ids: NDArray[np.int32]
     labels: NDArray[np.int32]
+    places: list[int]
+    lengths: list[int]
+    supervised: list[int]
     given_lengths: list[int]
-    fates: Counter[str]
 
 
 class _Work:
@@ -118,18 +130,16 @@ class _Work:
         self.over_length = over_length
 
     def __call__(self, conversations: Sequence[Conversation]) -> _Batch:
-        given, fates = [], Counter(kept=0, truncated=0, dropped=0)
+        given: list[int] = []
+        places: list[int] = []
         kept: list[tuple[str, Rendered]] = []
-        for conversation in conversations:
+        for place, conversation in enumerate(conversations):
             rendered = self.renderer.render(conversation)
             given.append(len(rendered.input_ids))
             fitted = self._fit(rendered, conversation.id)
-            if fitted is None:
-                fates["dropped"] += 1
-                continue
-            fates["kept"] += 1
-            fates["truncated"] += fitted is not rendered
-            kept.append((conversation.id, fitted))
+            if fitted is not None:
+                places.append(place)
+                kept.append((conversation.id, fitted))
         lengths = [len(rendered.input_ids) for _, rendered in kept]
         input_ids = np.fromiter(chain.from_iterable(rendered.input_ids for _, rendered in kept), np.int32, sum(lengths))
         labels = np.full(len(input_ids), -100, dtype=np.int32)
@@ -139,7 +149,8 @@ class _Work:
                 supervised = slice(start + turn.start, start + turn.end)
                 labels[supervised] = input_ids[supervised]
             start += length
-        return _Batch([name for name, _ in kept], lengths, input_ids, labels, given, fates)
+        learned = [sum(turn.end - turn.start for turn in rendered.turns) for _, rendered in kept]
+        return _Batch([name for name, _ in kept], input_ids, labels, places, lengths, learned, given)
 
     def _fit(self, rendered: Rendered, name: str) -> Rendered | None:
         length = len(rendered.input_ids)
@@ -158,9 +169,7 @@ def _build(conversations: Conversations, renderer: Renderer, conf: DataConf, fol
 
     ids = pa.list_(pa.int32())
     schema = pa.schema({"input_ids": ids, "labels": ids, "length": pa.int64(), "conversation_id": pa.string()})
-    fates, supervised = Counter[str](), 0
-    lengths: list[int] = []
-    given: list[int] = []
+    arrays: dict[str, list[int]] = {name: [] for name in ARRAYS}
     batches = (conversations[start : start + BATCH] for start in range(0, len(conversations), BATCH))
     make = partial(_Work, renderer, conf.max_length, conf.over_length)
     with counting("tokenizing") as advance, pa.ipc.new_stream(str(folder / "samples.arrow"), schema) as writer:
@@ -168,16 +177,15 @@ def _build(conversations: Conversations, renderer: Renderer, conf: DataConf, fol
             offsets = np.concatenate([[0], np.cumsum(batch.lengths, dtype=np.int32)]).astype(np.int32)
             rows = (pa.ListArray.from_arrays(offsets, values) for values in (batch.input_ids, batch.labels))
             writer.write_batch(pa.record_batch([*rows, pa.array(batch.lengths, pa.int64()), batch.ids], schema=schema))
-            fates.update(batch.fates)
-            supervised += int((batch.labels != -100).sum())
-            lengths += batch.lengths
-            given += batch.given_lengths
+            done = len(arrays["given_lengths"])
+            arrays["places"] += [done + place for place in batch.places]
+            for name in ("lengths", "supervised", "given_lengths"):
+                arrays[name] += getattr(batch, name)
             advance(len(batch.given_lengths))
-    if not lengths:
+    if not arrays["lengths"]:
         raise DataError(
             f"all {len(conversations)} conversations are longer than data.max_length={conf.max_length}\n"
             "    fix: raise data.max_length, or data.over_length=truncate"
         )
-    np.save(folder / "lengths.npy", np.array(lengths, dtype=np.int64))
-    np.save(folder / "given_lengths.npy", np.array(given, dtype=np.int64))
-    (folder / "counts.json").write_text(json.dumps({"fates": fates, "supervised": supervised}))
+    for name, values in arrays.items():
+        np.save(folder / name, np.array(values, dtype=np.int64))

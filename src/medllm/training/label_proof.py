@@ -120,7 +120,8 @@ def prove_labels(datasets: Datasets, renderer: Renderer, model: Any) -> LabelPro
 def _unsupervised(rows: Any) -> int:
     """How many samples have no label at all; read as Arrow arrays, for there may be very many."""
     count = 0
-    for labels in rows.data.column("labels").chunks:
+    for table in rows.with_format("arrow").iter(batch_size=1000):
+        labels = table.column("labels").combine_chunks()
         supervised = np.concatenate([[0], np.cumsum(labels.flatten().to_numpy() != -100)])
         ends = np.cumsum(labels.value_lengths().to_numpy())
         count += int((np.diff(supervised[np.concatenate([[0], ends])]) == 0).sum())

@@ -106,15 +106,15 @@ def repetition(conversation: Conversation) -> bool:
 
 
 def echo(conversation: Conversation) -> bool:
-    """An answer that is its question, upper case and punctuation apart."""
+    """Answers that are their questions, upper case and punctuation apart; an "okay" on an "okay" within a visit is none."""
 
     def same(question: str, answer: str) -> bool:
         if abs(len(question) - len(answer)) > 20:
             return False
         return WORD.findall(question.lower()) == WORD.findall(answer.lower())
 
-    messages = conversation.messages
-    return any(m.role == "assistant" and same(before.content, m.content) for before, m in pairwise(messages))
+    pairs = pairwise(conversation.messages)
+    return all(same(before.content, m.content) for before, m in pairs if m.role == "assistant")
 
 
 _OPEN = frozenset(

@@ -1,6 +1,6 @@
 """Finds benchmark questions in conversations, by shared runs of eight words.
 
-A question counts as held if the share of its runs that occur in the conversation reaches a threshold. Questions of five to
+A question counts as held if the share of its runs that occur in the conversation reaches a threshold. Questions of six to
 eight words must occur whole; shorter ones are too common to tell anything.
 """
 
@@ -16,7 +16,7 @@ from medllm.data.sources.read import columns_of, read_rows
 from medllm.errors import DataError
 
 RUN = 8
-SHORTEST = 5
+SHORTEST = 6
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from medllm.config.preparation import DuplicateKey
 from medllm.conversation import Conversation
 
 SIGNATURE = 128
+NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalnum())
 RUN = 3
 # A text is compared with this many different ones of its band; copies of one text count as one.
 MOST_COMPARISONS = 50
@@ -38,13 +39,16 @@ def words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.lower())
 
 
-def exact_key(found: list[str]) -> bytes:
-    """Equal for texts whose words are the same letters in a row (16 bytes)."""
-    return hashlib.blake2b("".join(found).encode(), digest_size=16).digest()
+def exact_key(text: str) -> bytes:
+    """Equal for texts that have the same letters and digits in a row, whatever their case (16 bytes)."""
+    lowered = text.lower()
+    letters = lowered.encode().translate(None, NO_LETTERS) if lowered.isascii() else "".join(words(text)).encode()
+    return hashlib.blake2b(letters, digest_size=16).digest()
 
 
-def shingles(found: list[str]) -> Shingles:
+def shingles(text: str) -> Shingles:
     """The set of three-word runs; a shorter text is its own only one."""
+    found = words(text)
     if len(found) < RUN:
         return frozenset([" ".join(found)])
     return frozenset(map(" ".join, zip(found, found[1:], found[2:], strict=False)))
@@ -56,11 +60,11 @@ def jaccard(a: Shingles, b: Shingles) -> float:
     return shared / (len(a) + len(b) - shared)
 
 
-def signatures(texts: Sequence[list[str]]) -> NDArray[np.uint32]:
-    """MinHash signatures of texts given by their words, (number of texts, 128)."""
+def signatures(texts: Sequence[str]) -> NDArray[np.uint32]:
+    """MinHash signatures, (number of texts, 128)."""
     if not texts:
         return np.empty((0, SIGNATURE), dtype=np.uint32)
-    sets = [list(shingles(found)) for found in texts]
+    sets = [list(shingles(text)) for text in texts]
     return np.array(RMinHash.digests_from_token_sets(sets, SIGNATURE, 65), dtype=np.uint32)
 
 
@@ -80,7 +84,7 @@ def similar_pairs(
         threshold: Smallest similarity, in (0, 1].
     """
     known: dict[tuple[int, int], float] = {}
-    cached = lru_cache(maxsize=20_000)(lambda row: shingles(words(text_of(row))))
+    cached = lru_cache(maxsize=20_000)(lambda row: shingles(text_of(row)))
     for bucket in _buckets(signature, rows_per_band(threshold)):
         different: list[int] = []
         for row in bucket:

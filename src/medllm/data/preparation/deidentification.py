@@ -10,13 +10,14 @@ from dataclasses import replace
 
 from medllm.config.preparation import Deidentification, DeidentificationConf
 from medllm.conversation import Conversation
-from medllm.data.preparation.cues import CUES, Cue
+from medllm.data.preparation.cues import CUES
 from medllm.data.preparation.identifiers import CODES, MARKED, NUMBERS, Identifier, IdentifierType
+from medllm.data.preparation.name_cues import NO_PERSON, Cue, foreign_names
+from medllm.data.preparation.names import FIRST_NAMES, WORDS_TOO
 from medllm.data.preparation.surrogates import Surrogates, is_month_first
 from medllm.data.preparation.vocabulary import (
     CITIES,
     EPONYMS,
-    FIRST_NAMES,
     HOTLINES,
     ORDINARY,
     PARTICLES,
@@ -31,17 +32,13 @@ _CODES = re.compile("|".join(f"({pattern})" for _, pattern in CODES))
 _MARKED = [(kind, re.compile(mark), re.compile(pattern, re.I)) for kind, mark, pattern in MARKED]
 _DIGITS = re.compile("[0-9]+")
 _WORDS = re.compile("[a-z]{2,}")
+_CONTRACTIONS = ("i'm", "i\u2019m")
 _CUE_WORDS = frozenset(CUES)
 _NAME_WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][A-Z][^\W\d_]+)*")
 _VERB_ENDING = re.compile(r"(?:ing|[^aeh]ed|ly|n't)$")
-_NO_PERSON = re.compile(
-    r"(?:['\u2019]s|s['\u2019])?[ -](?:disease|syndrome|sign|test|palsy|score|scale|criteria|reflex|thyroiditis|lymphoma|virus|"
-    r"catheter|stain|smear|method|apple|tooth|formula|procedure|hospital|clinic|college|university)",
-    re.I,
-)
 _PAUSE = re.compile(r"\s?(?:[.,;:!?)\n]|$)| and\b")
 _NEVER_NAMES, _SELDOM_NAMES = ORDINARY - SURNAMES_TOO, ORDINARY | EPONYMS
-_NOT_ALONE = _SELDOM_NAMES | CITIES | REGIONS
+_NOT_ALONE = _SELDOM_NAMES | WORDS_TOO | CITIES | REGIONS
 _NUMERIC = {IdentifierType.RECORD_NUMBER, IdentifierType.ACCOUNT_NUMBER, IdentifierType.LICENSE, IdentifierType.DEVICE}
 _DOSE_OR_YEAR = re.compile(r"(?:19|20)\d\d|\d{1,5}(?:mg|mcg|ml|g|kg|iu|mm|cm)", re.I)
 _TOWN_BEFORE_ZIP = re.compile(r"(?:[A-Z][a-z]{1,20} ){0,2}[A-Z][a-z]{1,20}, ?[A-Z]{2} $")
@@ -117,7 +114,8 @@ def _scan(text: str) -> list[Identifier]:
     lower = text.lower()
     if len(lower) != len(text):  # a few letters become two
         lower = "".join(letter.lower()[0] for letter in text)
-    found = [
+    found = [Identifier(*word.span(), IdentifierType.NAME) for word in foreign_names(text)]
+    found += [
         Identifier(*match.span(match.lastindex or 0), kind)
         for kind, mark, pattern in _MARKED
         if mark.search(lower)
@@ -129,7 +127,8 @@ def _scan(text: str) -> list[Identifier]:
         if start >= done and (number := _number(text, start)):
             found.append(number)
             done = number.end
-    for word in _CUE_WORDS.intersection(_WORDS.findall(lower)):
+    words = _CUE_WORDS.intersection(_WORDS.findall(lower)).union(word for word in _CONTRACTIONS if word in lower)
+    for word in words:
         for start in _occurrences(word, lower):
             for cue in CUES[word]:
                 match = cue.pattern.match(text, start)
@@ -187,7 +186,7 @@ def _is_phone(value: str) -> bool:
 
 def _announced(text: str, cue: Cue, match: re.Match[str]) -> Identifier | None:
     """What a cue announces, if it is there."""
-    if cue.type is IdentifierType.NAME:
+    if cue.type is IdentifierType.NAME and not cue.pattern.groups:
         end = _name_end(text, match.end(), cue)
         if end is None or (cue.after and not cue.after.match(text, end)):
             return None
@@ -222,7 +221,7 @@ def _name_end(text: str, start: int, cue: Cue) -> int | None:
             break
         elif low in FIRST_NAMES or _may_be_name(text, match, cue, count):
             end, count, known = at, count + 1, known or low in FIRST_NAMES
-            if not cue.title and _NO_PERSON.match(text, end):
+            if not cue.title and NO_PERSON.match(text, end):
                 return None
         elif not (count and low in PARTICLES):
             break
@@ -277,7 +276,7 @@ def _known_again(text: str, known: set[str]) -> list[Identifier]:
     return [
         Identifier(*word.span(), IdentifierType.NAME)
         for word in _NAME_WORD.finditer(text)
-        if word[0] in known and not _NO_PERSON.match(text, word.end())
+        if word[0] in known and not NO_PERSON.match(text, word.end())
     ]
 
 

@@ -53,7 +53,8 @@ NO_UNIT = (
 RANGE = r"(?:\s?(?:-|\u2013|to|and|&)\s?" + DAY + ")?"
 _STREET = (
     r"(?:Street|St|Road|Rd|Avenue|Ave|Lane|Ln|Drive|Dr|Boulevard|Blvd|Court|Ct|Way|Place|Pl|Terrace|Nagar|Marg|Close|"
-    r"Square|Highway|Hwy|Parkway|Pkwy|Crescent|Circle|Colony|Layout|Enclave|Cross|Row|Gardens|Grove|Hill|Park|Sector)\b"
+    r"Square|Highway|Hwy|Parkway|Pkwy|Crescent|Circle|Colony|Layout|Enclave|Cross|Row|Gardens|Grove|Hill|Park|Sector|Hollow|Trail|Mews|Quay|Chowk|"
+    r"Vihar|Bagh|Gali|Puram|Estate|Extension|Turnpike|Alley|Plaza|Loop)\b"
 )
 _CAPITAL = r"[A-Z][a-zA-Z'\u2019.-]{0,30}"
 POSTCODE = r"[A-Z]{1,2}\d[A-Z\d]? \d(?!TH|ST|ND|RD|HR|PT|PR)[ABD-HJLNP-UW-Z]{2}\b"
@@ -73,9 +74,13 @@ _DATED = r"(?i:(?<=\bon )|(?<=since )|(?<=dated )|(?<=dob )|(?<=dob: )|(?<=until
 _H = "[0-9a-f]{1,4}"
 _SLASH, _DOT, _DASH = (rf"(?:{_D}{mark}{_M}|{_M}{mark}{_D}){mark}" for mark in ("/", r"\.", "-"))
 
+_NO_VERSION = (
+    r"(?<!\bv)(?i:(?<!version )(?<!firmware )(?<!software )(?<!release )(?<!update )(?<!build )(?<!ver )(?<!ver\. ))"
+)
+
 # Tried in this order at the beginning of every run of digits.
 NUMBERS = (
-    (IdentifierType.IP, rf"(?:{_OCTET}\.){{3}}{_OCTET}(?!\.?\d)"),
+    (IdentifierType.IP, rf"{_NO_VERSION}(?:{_OCTET}\.){{3}}{_OCTET}(?!\.?\d)"),
     (IdentifierType.IP, rf"(?i:{_H}(?::{_H}){{7}}|{_H}(?::{_H}){{1,6}}::(?:{_H}:){{0,5}}(?:{_H})?)"),
     (IdentifierType.DEVICE, r"(?i:[0-9a-f]{2}(?::[0-9a-f]{2}){5}\b)"),
     (IdentifierType.DATE, rf"{YEAR}(?:-{_M}-{_D}|/{_M}/{_D}|\.{_M}\.{_D})(?!-?\d)"),
@@ -110,7 +115,11 @@ NUMBERS = (
         r"(?:9\d|1[01]\d)(?=[ -]{0,2}(?:years?|yrs?|y)\.?[ -]{0,2}(?:olds?|of age)\b|[ -]?y[./]?o\b"
         r"|[ -](?:year|yr)s? (?:male|female|man|woman|lady|gentleman))",
     ),
-    (IdentifierType.AGE, r"(?<=am )(?:9\d|1[01]\d)(?=[,.] | and |, | years)"),
+    (IdentifierType.AGE, r"9\d(?=M\b(?: with\b| pres| c/o|,))|9[1-6](?=F\b(?: with\b| pres| c/o|,))"),
+    (
+        IdentifierType.AGE,
+        r"(?:(?<=am )|(?<=\bhe is )|(?<=\bshe is )|(?<=He is )|(?<=She is ))(?:9\d|1[01]\d)(?=[,.] | and | years)",
+    ),
     (IdentifierType.ADDRESS, rf"\d{{1,5}}[A-Z]?(?:[/-]\d{{1,4}})?,?(?: {_CAPITAL}){{1,4}}? (?i:{_STREET}){_TAIL}"),
     (IdentifierType.ADDRESS, r"\d{1,5} [a-z]{3,20}(?: [a-z]{3,20})? (?:street|avenue|boulevard)\b"),
     (IdentifierType.ADDRESS, rf"(?<={_STATE} ){_ZIP}|\d{{5}}-\d{{4}}(?![\d-])"),
@@ -130,7 +139,7 @@ _EMAIL = (
 _URL = r"(?:https?://|ftp://|www\.)[^\s<>()\[\]\"']{3,2000}(?<![.,;:!?])"
 _DOMAIN = (
     r"(?<![\w.@/\]-])[a-z0-9-]{2,63}(?:\.[a-z0-9-]{2,63}){0,3}\."
-    r"(?:(?:com|org|net|gov|edu|info|co\.[a-z]{2})\b|(?:in|io|ly|me|ca|us|de|uk|au)(?=/\w))"
+    r"(?:(?:com|org|gov|edu|(?<!ed\.)(?<!ing\.)(?:net|info)|co\.[a-z]{2})\b|(?:in|io|ly|me|ca|us|de|uk|au)(?=/\w))"
     r"(?:/[^\s<>()\[\]\"']{0,2000}(?<![.,;:!?]))?"
 )
 MARKED = (

@@ -8,9 +8,9 @@ from datetime import date, timedelta
 from typing import TypeVar
 
 from medllm.data.preparation.identifiers import MONTHS, IdentifierType
+from medllm.data.preparation.names import FIRST_NAMES
 from medllm.data.preparation.vocabulary import (
     FAMILY_SURROGATES,
-    FIRST_NAMES,
     GIVEN_SURROGATES,
     PARTICLES,
     TOWN_SURROGATES,

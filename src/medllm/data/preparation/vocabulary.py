@@ -1,41 +1,9 @@
-"""Words that decide whether a capitalised word is a name, a place, or neither; public hotlines."""
+"""Words that decide whether a capitalised word is a name, a place, or neither; public help lines."""
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
-
-# Common first names that are no word, place, brand or eponym as well: these need no cue.
-FIRST_NAMES = _words("""
-aaron abdul abdullah abigail adam aditi aditya adriana aidan aisha ajay akash alan albert alejandro alessandra alexander
-alexandra alexis alfred alfredo alice alicia alison allison alyssa amanda amelia amina amir amit amy anand ananya andrea
-andreas andres andrew andy angela anil anita anjali ankit anna anne annie anthony antonio aparna archana arjun arthur
-arun ashley ashok ashwin audrey barbara beatrice becky ben benjamin bernard beth bethany betty beverly bilal bob bobby
-bradley brandon brenda brian bridget bruce bryan caleb carl carla carlos carmen caroline catherine cathy cecilia chandra
-charles cheryl chloe chris christina christine christopher cindy claire clara claudia colin connor craig cynthia dan daniel
-daniela danielle danny darren dave david deborah debra deepa deepak deepika denise dennis derek diana diego divya donald
-donna doris dorothy duncan dylan eddie edgar eduardo edward edwin eileen elaine eleanor elena elijah elizabeth
-ella ellen emily emma eric erica erik esther ethan eva evelyn farah fatima felicia felipe fernando fiona francesca
-francis francisco fred frederick gabriel gabriela gail ganesh gary gaurav geoffrey george gerald geeta gina giovanni
-gloria gopal gordon greg gregory hamza hannah hans harish harold harriet harry harsh hassan hector helen henry hiroshi
-howard hussain hussein ibrahim imran ingrid isaac isabel isabella ivan jacob jacqueline jake james jamie janet janice
-jane jason javier jeff jeffrey jennifer jenny jeremy jerry jesse jessica jill jim jimmy joan joanna joanne joe joel john
-johnny jonathan jose joseph joshua juan juanita judith judy julia julian julie justin karen karthik kate katherine kathleen
-kathryn kathy katie kavita kavya keith kelly kenneth kevin khalid kiran kristen kristin kumar kyle lakshmi larry laura
-lauren laurie lawrence leah leila leon leonard leslie liam linda lisa lorenzo lori lorraine louis louise lucas lucia
-lucy luis lydia madeleine madison mahesh manish manoj manuel margaret maria marie marilyn mario marjorie marissa martha
-martin mary mateo matt matthew maureen megan meera mehmet melanie melissa meredith mia michael michelle miguel mike
-mohamed mohammad mohammed mohan molly monica muhammad mukesh nadia nancy naomi natalie natasha nathan nathaniel neha nicholas
-nicole nikhil nikita nisha noah olga oliver olivia omar oscar pablo padma pamela patricia patrick paul paula pedro
-peggy peter philip phillip phyllis pooja prakash pradeep pranav prasad praveen preeti priya priyanka rachel rahul raj
-rajesh rajiv rakesh ralph ramesh randy raquel raul ravi raymond rebecca reena rekha ricardo richard rita robert roberto
-rodrigo roger rohan rohit ronald rosa rosemary roy russell ruth ryan sachin salman samantha samir samuel sandeep sandra
-sandhya sangeeta sanjay santosh sara sarah satish scott sean sebastian seema shannon sharon shawn sheila shirley shreya
-shweta simon sneha sofia sonia sophia sophie srinivas stacey stacy stanley stephanie stephen steve steven stuart sunil
-sunita suresh susan suzanne swati sylvia tanya tara ted teresa theodore theresa thomas tiffany tim timothy tina todd tom
-tony tracy travis tyler usha vanessa venkat veronica vicky vijay vikas vikram vincent vinod vishal vivek walter
-wanda wayne wendy william yolanda yusuf yvonne zachary zainab zoe
-""")
 
 # Words that begin a sentence or follow a title, a greeting or a label, and are no name there.
 ORDINARY = _words("""
@@ -94,17 +62,45 @@ wilson wolff zollinger
 
 # Ordinary words that are surnames behind a title or a first name, if they have a capital.
 SURNAMES_TOO = _words("""
-best black brown day frank friend fisher grace gray green grey guy hope king lake little long love mark may parent rose
-strange white west north wood young max
+angel art best bill black brown chase daisy day faith fisher frank friend grace gray green grey guy heather holly hope
+ivy joy king lake lily little long love mark max may north parent ray rich rose strange sunny west white wood young
 """)
 
 CITIES = _words("""
-ahmedabad atlanta baltimore bangalore bengaluru birmingham boston bristol brooklyn calcutta charlotte chennai chicago
-cincinnati cleveland dallas delhi denver detroit dhaka dublin edinburgh faisalabad glasgow gurgaon hyderabad indianapolis
-islamabad istanbul jaipur jakarta johannesburg kanpur karachi kochi kolkata lagos lahore leeds leicester liverpool london
-lucknow madrid manchester manhattan manila melbourne memphis miami milwaukee minneapolis montreal mumbai munich nagpur
-nairobi nashville noida nottingham orlando oxford paris philadelphia pittsburgh pune queens rawalpindi riyadh sacramento
-seattle sheffield springfield surat sydney tampa toronto tucson vancouver vienna visakhapatnam wuhan
+aberdeen abidjan abuja accra addis adelaide agra ahmedabad akron albany albuquerque aleppo alexandria algiers aligarh
+allahabad amman amritsar amsterdam anaheim anchorage ankara antwerp asansol asheville athens atlanta auckland augusta
+aurora austin baghdad bakersfield baku baltimore bandung bangalore bangkok barcelona bareilly basel basra beijing
+beirut belfast belgaum belgrade bengaluru berlin bern bhopal bhubaneswar bilbao birmingham blackburn blackpool
+bloemfontein bogota boise bolton bordeaux boston boulder bournemouth bradford brasilia bratislava brighton brisbane
+bristol bronx brooklyn brussels bucharest budapest buffalo bulawayo busan cairo calcutta calgary calicut cambridge
+canberra canterbury caracas cardiff carlisle casablanca cebu chandigarh charlotte chattanooga chelmsford cheltenham
+chengdu chennai chesterfield chicago chittagong chongqing christchurch cincinnati cleveland coimbatore colombo columbus
+copenhagen cordoba coventry cuttack dakar dallas damascus darlington davao dayton dehradun delhi denver detroit dhaka
+dhanbad doha doncaster dortmund douala dresden dublin duluth dundee dunedin durban durham dusseldorf edinburgh edmonton
+eindhoven eugene exeter faisalabad fargo faridabad florence frankfurt freetown fremont fresno fukuoka galway gaziabad
+geelong geneva genoa ghaziabad ghent glasgow gloucester gorakhpur gothenburg grimsby guadalajara guangzhou guayaquil
+gujranwala guntur gurgaon guwahati gwalior halifax hamburg hanoi harare hartford havana helsinki hiroshima hobart
+honolulu houston howrah hubli huddersfield huntsville hyderabad ibadan indianapolis indore inverness ipswich islamabad
+islington istanbul izmir jabalpur jacksonville jaffna jaipur jakarta jalandhar jammu jamshedpur jeddah jerusalem
+jodhpur johannesburg kabul kaduna kampala kandy kano kanpur karachi kathmandu keighley kharkiv khartoum kigali kingston
+kinshasa knoxville kobe kochi kolhapur kolkata kota kozhikode krakow kumasi kyiv kyoto lagos lahore lancaster lansing
+laredo lausanne leeds leicester leipzig leuven lexington lille limerick lincoln lisbon liverpool ljubljana london
+luanda lubbock lucerne lucknow ludhiana lusaka luton luxor lyon lyons macon madrid madurai maidstone malaga malmo
+managua manchester mangalore manhattan manila maputo marrakech marseille meerut melbourne memphis mexicali miami
+middlesbrough milan milwaukee minneapolis minsk modesto mogadishu mombasa monrovia monterrey montevideo montreal
+moradabad moscow multan mumbai munich muscat mysore mysuru nagoya nagpur nairobi nantes naples nashik nashville nasik
+newark newcastle newport noida norfolk norwich nottingham nuremberg oakland odessa omaha orlando osaka oslo ottawa
+oxford palermo paris pasadena patiala patna penang peoria perth peshawar philadelphia phoenix pittsburgh plymouth
+pondicherry portland porto portsmouth prague preston pretoria puducherry pune queens quito raipur rajkot raleigh ranchi
+rawalpindi recife reno reykjavik richmond riga riyadh rochester rome rotterdam rouen sacramento salem salford salisbury
+salzburg samarkand sapporo sarajevo savannah scottsdale seattle secunderabad seoul seville shanghai sharjah sheffield
+shenzhen shillong shimla sialkot siliguri slough sofia solapur southampton southend spokane springfield srinagar
+stockholm stockport stockton stoke strasbourg stuttgart sunderland surabaya surat swansea swindon sydney syracuse
+tabriz tacoma taipei tallahassee tallinn tampa tampere tangier tashkent tbilisi tehran thane thessaloniki
+thiruvananthapuram tijuana tirupati tokyo toledo topeka toronto toulouse trichy tripoli trivandrum tucson tulsa tunis
+turin udaipur uppsala utrecht vadodara valencia vancouver varanasi venice verona vienna vijayawada vilnius
+visakhapatnam visalia wakefield warangal warsaw warwick waterford wichita winnipeg wolverhampton worcester wuhan yangon
+yokohama yonkers york zagreb zaragoza zurich
 """)
 
 # Countries, states of the USA, and the like: not smaller than a state, and so no identifier.

@@ -14,7 +14,7 @@ from medllm.conversation import Conversation
 from medllm.data.messages import Entry
 from medllm.data.preparation.cleaning import Cleaner
 from medllm.data.preparation.contamination import ContaminationCheck, Question
-from medllm.data.preparation.deduplication import compared_text, exact_key, signatures, words
+from medllm.data.preparation.deduplication import compared_text, exact_key, signatures
 from medllm.data.preparation.deidentification import Deidentifier, mask
 from medllm.data.preparation.report import Example
 from medllm.data.preparation.urgency import urgency_words
@@ -39,7 +39,7 @@ class Batch:
         flagged: Only counted, by step.
         examples: A few of those, by step.
         identifiers: Found, by type.
-        urgency: Conversations by urgency word of the patient.
+        urgency: Conversations by urgency word of the patient; counted where `unsafe_advice` looks for them.
         questions: Benchmark questions met, by number.
         question: MinHash signatures of the kept ones' questions; empty where similar ones are not looked for.
         whole: Of all their words; empty where only questions are compared.
@@ -88,13 +88,13 @@ class Worker:
                 kept.append(Entry(conversation, entry.source, entry.group))
         batch.kept, batch.groups = record_batch(kept), [entry.group for entry in kept]
         conversations = [entry.conversation for entry in kept]
-        questions = [words(compared_text(conversation, DuplicateKey.question)) for conversation in conversations]
-        batch.keys = batch.question_keys = [exact_key(question) for question in questions]
+        questions = [compared_text(conversation, DuplicateKey.question) for conversation in conversations]
+        batch.keys = batch.question_keys = [exact_key(text) for text in questions]
         if self.conf.deduplication.compares_questions:
             batch.question = signatures(questions)
         if self.conf.deduplication.by is DuplicateKey.conversation:
-            whole = [words(compared_text(conversation, DuplicateKey.conversation)) for conversation in conversations]
-            batch.keys, batch.whole = [exact_key(found) for found in whole], signatures(whole)
+            whole = [compared_text(conversation, DuplicateKey.conversation) for conversation in conversations]
+            batch.keys, batch.whole = [exact_key(text) for text in whole], signatures(whole)
         return batch
 
     def _prepare(self, given: Conversation, batch: Batch) -> Conversation | None:
@@ -117,8 +117,8 @@ class Worker:
             batch.example("deidentification", conversation)
         if not self._clean_of_benchmarks(conversation, batch):
             return None
-        patient = " ".join(message.content for message in conversation.messages if message.role == "user")
-        batch.urgency.update(set(urgency_words(patient)))
+        if self.conf.cleaning.unsafe_advice is not Action.keep:
+            batch.urgency.update(urgency_words(compared_text(conversation, DuplicateKey.question)))
         return conversation
 
     def _clean_of_benchmarks(self, conversation: Conversation, batch: Batch) -> bool:

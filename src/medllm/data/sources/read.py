@@ -46,6 +46,7 @@ def read_rows(source: SourceConf, log: ReadingLog) -> Rows:
         DataError: if it does not exist, or nothing of it can be read.
     """
     if source.dataset is not None:
+        log.note(f"{source.dataset}: commit {_commit(source)}")
         yield from _read_hub(source)
         return
     for path in source_files(str(source.path)):
@@ -108,8 +109,11 @@ def _commit(source: SourceConf) -> str:
     """The commit a revision stands for; a revision that is one needs no connection."""
     if source.revision and re.fullmatch(r"[0-9a-f]{40}", source.revision):
         return source.revision
-    if Path(str(source.dataset)).is_dir():
-        return "".join(f"{path}{path.stat().st_mtime_ns}" for path in sorted(Path(str(source.dataset)).rglob("*")))
+    folder = Path(str(source.dataset))
+    if folder.is_dir():  # `datasets` reads folders as well
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        content = (hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
+        return f"folder {hashlib.sha256(''.join(content).encode()).hexdigest()}"
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
