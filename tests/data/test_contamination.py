@@ -12,7 +12,7 @@ from tests.data.files import SHARED, needs_shared, plain, write_csv, write_jsonl
 
 STEM = "Which of the following is the most likely diagnosis in this patient?"
 CASE = "A 34-year-old man comes to the clinic because of a dry cough that wakes him every night since he moved house. "
-SHORT = "What causes scarlet fever rash?"
+SHORT = "What causes the scarlet fever rash?"
 
 
 def held(text: str, *questions: str, threshold: float = 0.5) -> list[int]:
@@ -50,15 +50,15 @@ def test_a_common_stem_is_no_question() -> None:
     ("question", "found"),
     [
         ("scarlet fever rash", False),
-        ("what causes scarlet fever", False),
+        ("what causes the scarlet fever", False),
         (SHORT, True),
-        ("what causes scarlet fever rash today", False),
-        ("so doctor what causes scarlet fever rash now", True),
+        ("what causes the scarlet fever rash today", False),
+        ("so doctor what causes the scarlet fever rash", True),
         ("", False),
     ],
 )
 def test_short_questions_must_occur_whole(question: str, found: bool) -> None:
-    """Below five words they tell nothing; from five to eight all of them are needed, whatever the threshold."""
+    """Below six words they tell nothing; from six to eight all of them are needed, whatever the threshold."""
     assert (held(f"So, doctor: {SHORT} Now tell me.", question, threshold=0.01) == [0]) is found
 
 

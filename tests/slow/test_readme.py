@@ -26,8 +26,8 @@ def commands() -> list[str]:
 def shortened(command: str, dialogues: Path, folder: Path) -> list[str]:
     """The command with the reader's file in place, and with what keeps it short."""
     columns = folder / "other_columns.csv"
-    columns.write_text(dialogues.read_text().replace("Patient,Doctor", "question,answer", 1))
-    mine = columns if "patient=question" in command else dialogues
+    columns.write_text(dialogues.read_text().replace("Patient,Doctor", "frage,antwort", 1))
+    mine = columns if "patient=frage" in command else dialogues
     words = shlex.split(command.replace("my_dialogues.csv", str(mine)))[1:]
     script, arguments = words[0], words[1:]
     if script.startswith("scripts/"):
