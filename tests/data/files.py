@@ -12,7 +12,7 @@ from medllm.config.data import LocalDataConf
 from medllm.config.preparation import Action, CleaningConf, Deidentification, DeidentificationConf
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data is not at {SHARED}")
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"real dialogues may not be published; none at {SHARED}")
 
 SWITCHES = ("unicode", "html", "boilerplate", "glued_sentences", "special_tokens")
 CHECKS = (

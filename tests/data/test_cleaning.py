@@ -1,7 +1,6 @@
 """Cleaning of whole conversations."""
 
 import csv
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +11,7 @@ from benchmarks.cleaning import judge
 from medllm.config.preparation import Action, CleaningConf
 from medllm.conversation import Conversation, Message
 from medllm.data.preparation.cleaning import Cleaned, Cleaner
+from tests.data.files import SHARED, needs_shared
 
 QUESTION = "My knee has hurt for two weeks. What can it be?"
 ANSWER = "It may be a strained ligament. Rest it, and have it examined if it does not get better."
@@ -143,14 +143,12 @@ def test_a_text_built_to_outlast_cleaning_is_emptied() -> None:
     assert clean(nested, ANSWER).dropped == "empty"
 
 
+@needs_shared
 def test_spoilt_rows_get_what_their_key_says() -> None:
-    """At least 95 % of them; no trap is lost, nor more than 1 % of the real rows that hold an answer."""
-    folder = Path(__file__).parents[2].parent / "shared/data"
-    if not (folder / "dialogues_dirty.parquet").exists():
-        pytest.skip(f"{folder} holds no spoilt rows: they are not for publication")
-    with (folder / "dialogues_dirty_key.csv").open(newline="", encoding="utf-8") as file:
+    """At least 95 % of them; no trap is lost, nor more than 1 % of the real rows."""
+    with (SHARED / "dialogues_dirty_key.csv").open(newline="", encoding="utf-8") as file:
         key = list(csv.DictReader(file))
-    rows = pq.read_table(folder / "dialogues_dirty.parquet").to_pylist()
+    rows = pq.read_table(SHARED / "dialogues_dirty.parquet").to_pylist()
     verdicts = judge(rows, key, Cleaner(CleaningConf()).clean)
     real = [v for v in verdicts if v.kind == "real"]
     spoilt = [v for v in verdicts if v.kind != "real" and v.handled is not None]
