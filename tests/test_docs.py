@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from medllm.cli import overrides_first
-from medllm.config.compose import make_plan
+from medllm.config.plan import make_plan
 from medllm.config.rules import cross_field_faults
 from tests.conf.groups import options
 

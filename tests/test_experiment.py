@@ -7,7 +7,8 @@ import pytest
 from mlflow import MlflowClient
 
 from medllm.artifact import load_artifact, sha256
-from medllm.config.compose import Point, load_run_conf
+from medllm.config.compose import load_run_conf
+from medllm.config.plan import Point
 from medllm.config.run import RunConf
 from medllm.errors import ArtifactError, DeviceMemoryError, MedLLMError, NonFiniteError
 from medllm.experiment import check, run_training

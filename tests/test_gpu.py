@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from medllm.config.compose import Point, load_run_conf
+from medllm.config.compose import load_run_conf
+from medllm.config.plan import Point
 from medllm.config.run import RunConf
 from medllm.experiment import check, run_training
 

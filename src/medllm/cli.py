@@ -6,9 +6,7 @@ interrupted.
 """
 
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from medllm.config.compose import Plan, Point, make_plan
+from medllm.config.plan import Plan, Point, make_plan
 from medllm.config.run import RunConf
 from medllm.config.store import SCHEMAS
 from medllm.config.tracking import MlflowConf
@@ -29,6 +27,7 @@ from medllm.config.validate import explain, to_run_conf
 from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError
 from medllm.help import help_text
 from medllm.quiet import quiet_libraries
+from medllm.stopping import OWNER, stop
 
 Value = TypeVar("Value", int, str)
 
@@ -75,7 +74,7 @@ def pop_option(arguments: list[str], name: str, default: Value) -> tuple[list[st
 
 
 def _launch(main: Callable[[], Any]) -> None:
-    signal.signal(signal.SIGTERM, _terminate)
+    stop.listen()
     sys.argv[1:] = overrides_first(sys.argv[1:])
     arguments = get_args_parser().parse_args(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises to us instead of printing and exiting by itself
@@ -109,21 +108,21 @@ def overrides_first(arguments: list[str]) -> list[str]:
 
 
 def _run_sweep(main: Callable[[], Any], plan: Plan, overrides: list[str]) -> None:
-    from medllm.console import console
-    from medllm.sweep.record import open_sweep
+    from medllm.summary import print_plan
+    from medllm.sweep.identity import sameness_faults
+    from medllm.sweep.outlook import outlooks
+    from medllm.sweep.run import Sweep
 
-    console.print(f"sweep of {len(plan.points)} points in {plan.sweep_dir}", markup=False)
-    for number, point in enumerate(plan.points):
-        console.print(f"  {number}  {', '.join(point.overrides)}", markup=False)
-    # The folder, because Hydra would otherwise read the clock again; and folder names of what differs between points.
-    differing = {override.partition("=")[0] for point in plan.points for override in point.overrides}
-    constant = sorted({override.partition("=")[0] for override in overrides} - differing)
-    exclude = ",".join(f"'{key}'" for key in constant)
-    sys.argv[1:1] = [
-        f"hydra.sweep.dir='{plan.sweep_dir}'",
-        f"hydra.job.config.override_dirname.exclude_keys=[{exclude}]",
-    ]
-    with open_sweep(plan, plan.points[0].conf):
+    prices = outlooks(plan.points, calibrate=plan.sweep.dry_run)
+    faults = sameness_faults(plan.points, [price.fingerprint for price in prices])
+    if faults:
+        raise ConfigError(faults)
+    sweep = Sweep(plan, prices)
+    print_plan([(point.label, sweep.state(point)) for point in sweep.points], prices, str(sweep.folder))
+    if plan.sweep.dry_run:
+        return
+    sys.argv[1:1] = [f"hydra.sweep.dir='{plan.sweep_dir}'"]
+    with sweep.open(plan.points[0].conf):
         _explained(main, overrides)
 
 
@@ -148,18 +147,28 @@ def run_point(config: DictConfig) -> float:
     sweeping = hydra_config.mode is RunMode.MULTIRUN
     from medllm.experiment import free_memory
     from medllm.hub import push
-    from medllm.sweep.points import RESULT, write_result
+    from medllm.run_folder import RESULT, STOP, read_result, write_result
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
-    if (folder / RESULT).exists():
+    if sweeping:
+        stop.file = folder.parent / STOP
+        done = read_result(folder)
+        if done.get("status") == "FINISHED":  # an engine started it again
+            return float(done["objective"])
+        if stop.requested():
+            write_result(folder, "NOT STARTED", reason="the sweep was stopped")
+            raise PointFailedError("the sweep was stopped before this point")
+    elif (folder / RESULT).exists():
         raise ConfigError(Fault("hydra.run.dir", "holds a run already", str(folder), fix="choose another folder"))
+    stop.listen()
     reason = ""
     try:
         objective, conf = _train(config, folder, sweeping=sweeping)
     except (KeyboardInterrupt, SystemExit):
         write_result(folder, "KILLED", reason="interrupted")
-        raise
+        if OWNER in os.environ and os.environ[OWNER] != str(os.getpid()):
+            reason = "interrupted"  # the process that runs the sweep decides what it means
+        else:
+            raise
     except Exception as error:
         known = isinstance(error, MedLLMError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
@@ -184,15 +193,24 @@ def run_point(config: DictConfig) -> float:
 def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, RunConf]:
     from medllm.experiment import check, run_training
     from medllm.result import result_metrics
+    from medllm.run_folder import SWEEP, SweepFile, write_result
     from medllm.summary import print_point, print_run
-    from medllm.sweep.points import parent_of, write_result
+    from medllm.sweep.rates import Rate, write_rate
 
     conf = to_run_conf(config)
     check([Point((), conf)])
     options = {group: str(option) for group, option in HydraConfig.get().runtime.choices.items() if group in SCHEMAS}
-    result = run_training(conf, folder, parent_id=parent_of(folder), choices=options)
-    metrics = result_metrics(result)
-    write_result(folder, "FINISHED", objective=result.objective, metrics=metrics, run_id=result.run_id)
+    parent_id = SweepFile.load(folder.parent).parent_id if sweeping and (folder.parent / SWEEP).is_file() else ""
+    result = run_training(conf, folder, parent_id=parent_id, choices=options, is_point=sweeping)
+    write_result(
+        folder,
+        "FINISHED",
+        objective=result.objective,
+        metrics=result_metrics(result),
+        run_id=result.run_id,
+        choices=options,
+    )
+    write_rate(conf, Rate(result.tokens_per_second, result.seconds - result.train_seconds, folder.name))
     if sweeping:
         print_point(folder.name, result)
     else:
@@ -201,8 +219,3 @@ def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, 
             shown["run"] = f"{result.run_id} in {conf.tracking.tracking_uri}"
         print_run(result, shown)
     return result.objective, conf
-
-
-def _terminate(signum: int, frame: Any) -> None:
-    """SIGTERM ends the run in order: records say KILLED, no later point starts."""
-    raise SystemExit(128 + signum)

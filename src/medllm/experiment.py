@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from medllm.artifact import resolved_yaml, seal, sha256, write_json
-from medllm.config.compose import Point, resolved
+from medllm.config.compose import resolved
 from medllm.config.data import sources_of
 from medllm.config.lora import NoAdapterConf
 from medllm.config.model import PretrainedModelConf, WheelModelConf
+from medllm.config.plan import Point
 from medllm.config.rules import cross_field_faults, effective_batching
 from medllm.config.run import RunConf
 from medllm.config.store import project_root, schema_names
@@ -27,42 +28,26 @@ from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets, build_datasets
 from medllm.data_view import data_view, write_data_report
 from medllm.errors import ConfigError, DeviceMemoryError, Fault
-from medllm.inference.generate import Answer, ask, build_generation_config, generate
+from medllm.foundation import Measured, foundation
+from medllm.inference.generate import build_generation_config
+from medllm.inference.samples import Samples
 from medllm.models.adapter import attach_adapter, changes_base, count_parameters, save_initial, save_model
 from medllm.models.base import Tokenizer, build_base_model, build_tokenizer, is_at_hand, pick_device
 from medllm.models.preflight import preflight_faults
 from medllm.plots import plot_loss
 from medllm.result import Result, final_metrics, result_metrics
+from medllm.run_folder import read_record_id, write_history, write_record_id
+from medllm.stopping import stop
 from medllm.tracking.build import open_record
 from medllm.tracking.lineage import git_state, hardware, versions
 from medllm.tracking.memory import peak_memory_gib, reset_peak_memory
 from medllm.tracking.record import Opening, Record, flatten
 from medllm.training.arguments import build_arguments
-from medllm.training.callbacks import NonFiniteGuard, ProgressBar, Recorder, SampleAnswers, StepTimer
+from medllm.training.callbacks import NonFiniteGuard, ProgressBar, Recorder, SampleAnswers, StepTimer, StopOnRequest
+from medllm.training.checkpoint import newest_valid
 from medllm.training.label_proof import LabelProof, prove_labels
 from medllm.training.metrics import EvalMetrics, evaluate, precision
 from medllm.training.trainer import MedTrainer
-
-
-@dataclass
-class Samples:
-    """Sample answers, the newest by optimizer step, so that no answer is generated twice."""
-
-    conf: RunConf
-    renderer: Renderer
-    record: Record
-    folder: Path
-    by_step: dict[int, list[Answer]] = field(default_factory=dict)
-
-    def take(self, model: Any, step: int) -> list[Answer]:
-        """The answers of the model at a step, generated at the first call and added to the run record."""
-        if step not in self.by_step:
-            questions = [ask(prompt) for prompt in self.conf.generation.sample_prompts]
-            self.by_step[step] = generate(model, self.renderer, questions, self.conf.generation)
-            path = self.folder / "samples.json"
-            write_json(path, {f"step {s}": [asdict(a) for a in answers] for s, answers in self.by_step.items()})
-            self.record.log_artifact(path)
-        return self.by_step[step]
 
 
 def check(points: Sequence[Point]) -> None:
@@ -82,7 +67,12 @@ def check(points: Sequence[Point]) -> None:
 
 
 def run_training(
-    conf: RunConf, folder: Path, *, parent_id: str = "", choices: Mapping[str, str] | None = None
+    conf: RunConf,
+    folder: Path,
+    *,
+    parent_id: str = "",
+    choices: Mapping[str, str] | None = None,
+    is_point: bool = False,
 ) -> Result:
     """Trains, evaluates and saves, as the configuration says.
 
@@ -91,6 +81,8 @@ def run_training(
         folder: The run's own; artifact, checkpoints, plots and result go there.
         parent_id: The sweep's record, if the run is a point of one.
         choices: Option chosen of each group (`lora`: `dora`), for the run record; by default the schemas' names.
+        is_point: Of a sweep: goes on from the newest complete checkpoint in its folder, in the same record, and leaves the
+            base model for the next point.
 
     Raises:
         MedLLMError: of the kind that fits; the run record says FAILED with the traceback.
@@ -106,31 +98,38 @@ def run_training(
     tags |= {f"hardware.{name}": text for name, text in hardware().items()}
     tags["folder"] = _display(folder)
     leaves = {**(choices or schema_names(conf)), **flatten(resolved(conf))}
-    name = folder.name if parent_id else conf.name  # a point's folder says what distinguishes it
-    opening = Opening(name, leaves, tags, parent_id)
-    with open_record(conf.tracking, opening) as record, _explained_memory(conf):
+    # A point's folder says what distinguishes it, and ends in its key.
+    name = folder.name.rpartition("-")[0] if parent_id else conf.name
+    opening = Opening(name, leaves, tags, parent_id, read_record_id(folder) if is_point else "")
+    checkpoint = newest_valid(folder / "checkpoints") if is_point else conf.trainer.resume_from_checkpoint
+    with open_record(conf.tracking, opening) as record, _explained_memory(conf), _kept_foundation(keep=is_point):
+        write_record_id(folder, record.id)
         record.log_artifact(folder / "config.yaml")
         if code.diff:
             (folder / "uncommitted.diff").write_text(code.diff, encoding="utf-8")
             record.log_artifact(folder / "uncommitted.diff")
-        result = _run(conf, folder, device, record, code.commit, started)
+        result = _run(conf, folder, device, record, code.commit, started, str(checkpoint) if checkpoint else None)
         record.log_metrics(final_metrics(result), result.steps)
     return result
 
 
-def _run(conf: RunConf, folder: Path, device: str, record: Record, commit: str, started: float) -> Result:
+def _run(
+    conf: RunConf, folder: Path, device: str, record: Record, commit: str, started: float, checkpoint: str | None
+) -> Result:
     """The table of contents of a run."""
     tokenizer = build_tokenizer(conf.model)
     renderer = Renderer(tokenizer.tokenizer, conf.data.system_prompt)
     datasets = build_datasets(conf.data, renderer, effective_batching(conf), conf.seed)
     _record_data(datasets, conf, renderer, folder, record)
 
-    base = build_base_model(conf.model, conf.quantization, tokenizer, device)
-    proof = prove_labels(datasets, renderer, base)
-    _record_proof(proof, folder, record)
+    base = foundation.lend(
+        (conf.model, conf.quantization, device, conf.trainer.gradient_checkpointing),
+        lambda: build_base_model(conf.model, conf.quantization, tokenizer, device),
+    )
     samples = Samples(conf, Renderer(tokenizer.tokenizer, conf.generation.system_prompt), record, folder)
-    before = _evaluate_base(base, datasets, conf, device)
-    answers_before = samples.take(base, 0)
+    measured = _measure_base(base, conf, datasets, renderer, samples, device)
+    proof, before, answers_before = measured.proof, measured.before, measured.answers
+    _record_proof(proof, folder, record)
 
     set_seed(conf.seed)  # before the adapter is made: its first weights are part of the seed's result
     model = attach_adapter(base, conf.lora, tokenizer.new_token_ids, _base_name(conf))
@@ -142,9 +141,13 @@ def _run(conf: RunConf, folder: Path, device: str, record: Record, commit: str, 
     _say_plan(conf, datasets, proof, trainable, total, device)
 
     trainer = build_trainer(model, conf, datasets, folder, record, samples)
-    with ProgressBar() as progress:
+    with ProgressBar() as progress, stop.deferred("stopping after this step, with a checkpoint"):
         trainer.add_callback(progress)
-        mean_loss = trainer.train(resume_from_checkpoint=conf.trainer.resume_from_checkpoint).training_loss
+        stopping = StopOnRequest(stop.requested)
+        trainer.add_callback(stopping)
+        trainer.train(resume_from_checkpoint=checkpoint)
+    if stopping.stopped:
+        stop.raise_now()
     after = _final_evaluation(trainer) if datasets.eval else None
     answers_after = samples.take(model, trainer.state.global_step)
 
@@ -153,6 +156,9 @@ def _run(conf: RunConf, folder: Path, device: str, record: Record, commit: str, 
     held_out = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
     curve = [(0, before.loss), *held_out] if before else []
     record.log_artifact(plot_loss(train_loss, curve, conf.name, folder / "loss.png"))
+    write_history(folder, train_loss, curve)
+    if trainer.eval_losses is not None:
+        record.log_artifact(trainer.eval_losses.save(folder))
 
     def rate(count: torch.Tensor) -> float:
         return int(count) / trainer.train_seconds if trainer.train_seconds else math.nan
@@ -166,7 +172,7 @@ def _run(conf: RunConf, folder: Path, device: str, record: Record, commit: str, 
         after=after,
         answers_before=answers_before,
         answers_after=answers_after,
-        train_loss=mean_loss,
+        train_loss=trainer.mean_train_loss,
         steps=trainer.state.global_step,
         seconds=time.perf_counter() - started,
         train_seconds=trainer.train_seconds,
@@ -177,7 +183,28 @@ def _run(conf: RunConf, folder: Path, device: str, record: Record, commit: str, 
         total=total,
     )
     _save_artifact(result, model, initial, conf, tokenizer, renderer, datasets, commit)
+    foundation.take_back(model, conf.lora)
     return result
+
+
+def _measure_base(
+    base: Any, conf: RunConf, datasets: Datasets, renderer: Renderer, samples: Samples, device: str
+) -> Measured:
+    """Proof of the labels, metrics and answers of the base: once for all points on the same data."""
+    trainer = conf.trainer
+    key = (conf.model, conf.quantization, conf.data, conf.generation, datasets.batching.name, conf.seed, device)
+    flags = (trainer.bf16, trainer.fp16, trainer.per_device_eval_batch_size, datasets.fingerprint)
+    measured = foundation.get(
+        "measured",
+        (*key, *flags),
+        lambda: Measured(
+            proof=prove_labels(datasets, renderer, base),
+            before=_evaluate_base(base, datasets, conf, device),
+            answers=samples.take(base, 0),
+        ),
+    )
+    samples.put(measured.answers, 0)
+    return measured
 
 
 def build_trainer(
@@ -328,6 +355,18 @@ def _explained_memory(conf: RunConf) -> Iterator[None]:
             "trainer.gradient_accumulation_steps up by as much; trainer.gradient_checkpointing=true; "
             f"a smaller data.max_length ({conf.data.max_length}); quantization=nf4_double"
         ) from None
+
+
+@contextlib.contextmanager
+def _kept_foundation(keep: bool) -> Iterator[None]:
+    """Lets the base model go after a failure, and after a run that is no point of a sweep."""
+    kept = False
+    try:
+        yield
+        kept = keep
+    finally:
+        if not kept:
+            foundation.clear()
 
 
 def free_memory() -> None:

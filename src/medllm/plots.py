@@ -1,4 +1,4 @@
-"""The two pictures of the main job: a run's loss, a sweep's points."""
+"""The picture of a run: its loss."""
 
 from pathlib import Path
 from typing import Any
@@ -48,33 +48,4 @@ def plot_loss(train: list[tuple[int, float]], held_out: list[tuple[int, float]],
     axes.margins(y=0.12)
     if train or held_out:
         axes.legend(frameon=False)
-    return _save(figure, path)
-
-
-def plot_sweep(points: list[tuple[str, float, float, float]], title: str, path: Path) -> Path:
-    """Points of a sweep by held-out loss, time and memory, best loss first.
-
-    Args:
-        points: (label, held-out loss, seconds, peak GiB) of each finished point, sorted.
-        title: Name of the sweep.
-        path: PNG to write.
-    """
-    panels = (("held-out loss (nats per token)", "{:.4f}"), ("time (s)", "{:,.0f}"), ("peak memory (GiB)", "{:.1f}"))
-    figure, (first, *others) = _axes(10, 1.7 + 0.42 * max(len(points), 1), columns=len(panels))
-    rows = range(len(points))
-    for number, (axes, (name, form)) in enumerate(zip((first, *others), panels, strict=True), start=1):
-        values = [float(point[number]) for point in points]
-        axes.plot(values, rows, linestyle="", marker="o", markersize=8, color="#2c6fad" if number == 1 else "#8a8a8a")
-        for row, value in enumerate(values):
-            axes.annotate(
-                form.format(value), (value, row), textcoords="offset points", xytext=(0, 8), ha="center", fontsize=8
-            )
-        axes.set_xlabel(name)
-        axes.margins(x=0.25, y=0.25)
-        axes.locator_params(axis="x", nbins=4)
-        if number > 1:
-            axes.set_xlim(left=0, right=max(values) * 1.2)
-    first.set_yticks(rows, [point[0] for point in points])
-    first.invert_yaxis()
-    figure.suptitle(title)
     return _save(figure, path)

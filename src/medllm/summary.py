@@ -1,6 +1,7 @@
 """What a run and a sweep print at their end."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
@@ -57,6 +58,33 @@ def print_run(result: Any, shown: dict[str, str]) -> None:
 def print_point(name: str, result: Any) -> None:
     """One line for a finished point of a sweep."""
     console.print(f"finished {name}: objective {result.objective:.4f}, {duration(result.seconds)}", markup=False)
+
+
+def print_plan(points: list[tuple[str, str]], prices: Sequence[Any], folder: str) -> None:
+    """The plan of a sweep: what each point will take and whether it is to be done.
+
+    Args:
+        points: Label and state of each.
+        prices: A `medllm.sweep.outlook.Outlook` each.
+        folder: The sweep's.
+    """
+    table = Table(title=f"plan of {len(points)} points", title_justify="left")
+    for column in ("point", "trained parameters", "steps", "tokens", "time", "state"):
+        table.add_column(column, justify="left" if column in ("point", "state") else "right", overflow="fold")
+    for (label, state), price in zip(points, prices, strict=True):
+        share = f"{price.trainable:,} ({100 * price.trainable / price.total:.2f} %)"
+        table.add_row(Text(label), share, f"{price.steps:,}", f"{price.tokens:,}", duration(price.seconds), state)
+    console.print()
+    console.print(table)
+    left = [price for (_, state), price in zip(points, prices, strict=True) if state not in ("finished", "failed")]
+    total = sum(price.seconds for price in left)
+    tokens = sum(price.tokens for price in left)
+    time = f"{duration(total)} one after another" if math.isfinite(total) else "time not measured yet"
+    sources = sorted({price.rate.source for price in left if price.rate is not None})
+    measured = f" (from {', '.join(sources)})" if sources and math.isfinite(total) else ""
+    console.print(
+        f"to do     {len(left)} points, {tokens:,} tokens, {time}{measured}\nfolder    {folder}", markup=False
+    )
 
 
 def print_points(rows: list[dict[str, Any]], title: str) -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from medllm.config.compose import Point, load_run_conf
+from medllm.config.compose import load_run_conf
 from medllm.config.model import ChatFormat, Dtype
+from medllm.config.plan import Point
 from medllm.config.rules import cross_field_faults
 from medllm.errors import ConfigError
 from tests.conf.groups import CONF, assert_round_trips, load, options, refusal
@@ -110,7 +111,7 @@ def test_unknown_options_and_groups_are_refused_with_what_exists() -> None:
 
 def test_several_values_without_m_are_refused() -> None:
     """A forgotten -m is told, not run."""
-    from medllm.config.compose import make_plan
+    from medllm.config.plan import make_plan
 
     with pytest.raises(ConfigError, match="add -m"):
         make_plan(["lora.r=8,16"], multirun=False)

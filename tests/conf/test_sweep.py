@@ -2,7 +2,7 @@
 
 import pytest
 
-from medllm.config.compose import make_plan
+from medllm.config.plan import make_plan
 from medllm.config.rules import cross_field_faults
 from medllm.errors import ConfigError
 from tests.conf.groups import options
@@ -49,7 +49,10 @@ def test_hydras_own_ways_to_write_a_grid() -> None:
     ("overrides", "expected"),
     [
         (["lora.r=interval(8,16)"], "does not support sweep type"),
-        (["lora.r=8,16", "hydra.sweeper.max_batch_size=1"], "would end the sweep at the first failed point"),
+        (["lora.r=8,16", "hydra/sweeper=basic"], "cannot be planned"),
+        (["tracking.experiment_name=a,b"], "has no effect on what is trained"),
+        (["seed=1,2", "sweep.seeds=2"], "repeat points twice"),
+        (["lora.r=8,16", "sweep.seeds=0"], "sweep.seeds=0: is out of range"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(overrides: list[str], expected: str) -> None:

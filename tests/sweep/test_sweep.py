@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,44 +30,51 @@ def sweep_overrides(tiny_overrides: list[str], folder: Path) -> list[str]:
     return [*own, f"hydra.sweep.dir={folder}/sweep", "trainer.max_steps=2"]
 
 
-JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-
-
-@pytest.mark.parametrize("launcher", [[], pytest.param(JOBLIB, marks=pytest.mark.slow)], ids=["basic", "joblib"])
-def test_a_sweep_with_a_failing_point(
-    launcher: list[str], train: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path
-) -> None:
+def test_a_sweep_with_a_failing_point(tiny_overrides: list[str], tmp_path: Path) -> None:
     """Four points, one failing, on a database that does not exist yet.
 
-    The others finish with their own numbers only, the failed one says why, the parent has table and plot, exit code 1.
+    The others finish with their own numbers only, the failed one says why, the parent has table and page, exit code 1.
     """
-    done = train(
-        *sweep_overrides(tiny_overrides, tmp_path),
-        "lora.r=8,16",
-        "data.max_length=64",
-        "data.over_length=truncate,error",
-        "-m",
-        *launcher,
+    line = [*sweep_overrides(tiny_overrides, tmp_path), "lora.r=2,4", "seed=65,66", "-m"]
+    script = Path(__file__).with_name("faulty_train.py")
+    done = subprocess.run(
+        [sys.executable, str(script), *line],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "160"},
     )
     assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stderr
     parent, children = runs_of(tmp_path)
     assert parent.info.status == "FAILED"
-    assert sorted(child.info.status for child in children) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
+    assert sorted(child.info.status for child in children) == ["FAILED", "FINISHED", "FINISHED", "FINISHED"]
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     for child in children:
         steps = [m.step for m in client.get_metric_history(child.info.run_id, "train/loss")]
         assert steps == ([1, 2] if child.info.status == "FINISHED" else [])
         if child.info.status == "FAILED":
-            assert "data.max_length=64" in child.data.tags["error"]
-    assert {"points.csv", "points.png"} <= {file.path for file in client.list_artifacts(parent.info.run_id)}
+            assert "this point always fails" in child.data.tags["error"]
+    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"points.csv", "sweep.json", "comparison.html", "comparison"} <= files
     with (tmp_path / "sweep" / "points.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["status"] for row in rows] == ["FINISHED", "FINISHED", "FAILED", "FAILED"]
-    losses = [float(row["held_out_loss"]) for row in rows[:2]]
+    assert [row["status"] for row in rows] == ["FINISHED", "FINISHED", "FINISHED", "FAILED"]
+    losses = [float(row["held_out_loss"]) for row in rows[:3]]
     assert losses == sorted(losses)
-    assert "2 of 4 points did not finish" in done.stderr
+    assert "1 of 4 points did not finish" in done.stderr
     assert "held-out loss" in done.stderr
+
+
+def test_faulty_data_stops_the_sweep_before_it_starts(
+    train: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path
+) -> None:
+    """What the data of any point would raise is raised while planning."""
+    own = sweep_overrides(tiny_overrides, tmp_path)
+    done = train(*own, "data.max_length=64", "data.over_length=truncate,error", "-m")
+    assert done.returncode == 1
+    assert "data.max_length=64" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.slow
@@ -78,16 +88,11 @@ def test_a_sweep_over_methods(train: Callable[..., Any], tiny_overrides: list[st
     parent, children = runs_of(tmp_path)
     assert parent.info.status == "FINISHED"
     assert {child.data.params["lora"] for child in children} == {"default", "dora", "ia3", "prefix"}
-    assert {child.info.run_name for child in children} == {
-        "0_lora=default",
-        "1_lora=dora",
-        "2_lora=ia3",
-        "3_lora=prefix",
-    }
+    assert {child.info.run_name for child in children} == {"lora=default", "lora=dora", "lora=ia3", "lora=prefix"}
     assert {child.data.tags["data.batching"] for child in children} == {"packed", "length_grouped"}
     assert len([path for path in (cache / "samples").iterdir() if path.is_dir()]) == 1
     folders = sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir())
-    assert folders == ["0_lora=default", "1_lora=dora", "2_lora=ia3", "3_lora=prefix"]
+    assert [name.rpartition("-")[0] for name in folders] == ["lora=default", "lora=dora", "lora=ia3", "lora=prefix"]
 
 
 def test_a_bad_point_stops_the_sweep_before_it_starts(train: Callable[..., Any], tmp_path: Path) -> None:
@@ -99,6 +104,70 @@ def test_a_bad_point_stops_the_sweep_before_it_starts(train: Callable[..., Any],
     assert "lora.r=0: is out of range" in done.stderr
     assert not (tmp_path / "sweep").exists()
     assert not (tmp_path / "m.db").exists()
+
+
+def test_the_plan_is_kept_to(train: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path) -> None:
+    """A dry run writes nothing; typing a line again runs nothing again; a grown grid runs what is new, in the same record."""
+    own = [*sweep_overrides(tiny_overrides, tmp_path), "generation.sample_prompts=[]"]
+    dry = train(*own, "lora.r=2,4", "sweep.dry_run=true", "-m", MEDLLM_CACHE=str(tmp_path / "cache"))
+    assert dry.returncode == 0, dry.stderr
+    assert "to do     2 points" in dry.stderr
+    assert "time not measured" not in dry.stderr
+    assert not (tmp_path / "sweep").exists()
+    assert not (tmp_path / "mlflow.db").exists()
+    first = train(*own, "lora.r=2,4", "-m")
+    assert first.returncode == 0, first.stderr
+    results = {path: path.read_bytes() for path in (tmp_path / "sweep").glob("*/result.json")}
+    assert len(results) == 2
+    grown = train(*own, "lora.r=2,4,8", "-m")
+    assert grown.returncode == 0, grown.stderr
+    assert "to do     1 points" in grown.stderr
+    assert {path: path.read_bytes() for path in results} == results
+    parent, children = runs_of(tmp_path)
+    assert parent.info.status == "FINISHED"
+    assert len(children) == 3
+    other = train(*own, "lora.r=2,4", "trainer.max_steps=3", "-m")
+    assert other.returncode == 2
+    assert "holds a sweep over lora.r with other settings" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("axis", "expected"),
+    [
+        ("lora.r=2,2", "lora.r=2: stands twice in the grid"),
+        ("trainer.num_train_epochs=1,2", "trainer.num_train_epochs=1 / 2: has no effect"),
+        ("data.num_conversations=100,200", "data.num_conversations=100 / 200: has no effect"),
+    ],
+)
+def test_points_that_would_be_the_same_are_refused(
+    axis: str, expected: str, train: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path
+) -> None:
+    """Two values that train the same model on the same data are told before anything runs."""
+    done = train(*sweep_overrides(tiny_overrides, tmp_path), axis, "-m")
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_point_on_a_used_base_equals_a_run_alone(tiny_overrides: list[str], tmp_path: Path) -> None:
+    """What an earlier point left in the process changes nothing: same losses and weights, bit for bit."""
+    from medllm.artifact import sha256
+    from medllm.config.compose import load_run_conf
+    from medllm.experiment import run_training
+    from medllm.foundation import foundation
+
+    own = [o for o in tiny_overrides if not o.startswith(("tracking.", "hydra."))]
+    confs = [load_run_conf([*own, "tracking=none", f"lora.r={rank}"]) for rank in (8, 4)]
+    try:
+        for number, conf in enumerate(confs):
+            last = run_training(conf, tmp_path / str(number), is_point=True)
+    finally:
+        foundation.clear()
+    alone = run_training(confs[-1], tmp_path / "alone")
+    assert last.after == alone.after
+    assert last.before == alone.before
+    weights = [sha256(result.artifact / "adapter_model.safetensors") for result in (last, alone)]
+    assert weights[0] == weights[1]
 
 
 def test_a_failed_point_frees_its_model(

@@ -11,6 +11,7 @@ from medllm.config.hub import HubConf
 from medllm.config.lora import AdapterConf
 from medllm.config.model import ModelConf
 from medllm.config.quantization import QuantizationConf
+from medllm.config.sweep import SweepConf
 from medllm.config.tracking import TrackingConf
 from medllm.config.trainer import TrainerConf
 
@@ -34,3 +35,14 @@ class RunConf(Conf):
     tracking: TrackingConf = MISSING
     generation: GenerationConf = MISSING
     hub: HubConf = field(default_factory=HubConf)
+
+
+@dataclass
+class RootConf(RunConf):
+    """What a command line composes: a run, and how a sweep of such runs is made.
+
+    Attributes:
+        sweep: No part of any run, and so neither of its record nor of its identity.
+    """
+
+    sweep: SweepConf = field(default_factory=SweepConf)

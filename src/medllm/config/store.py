@@ -65,7 +65,7 @@ def register() -> None:
     `lora.lora_alpha=${mul:2,${lora.r}}`.
     """
     store = ConfigStore.instance()
-    store.store(group="schema", name="run", node=run.RunConf)
+    store.store(group="schema", name="run", node=run.RootConf)
     for group, kinds in SCHEMAS.items():
         for kind, schema in kinds.items():
             store.store(group=f"schema/{group}", name=kind, node=schema)

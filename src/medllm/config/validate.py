@@ -7,15 +7,16 @@ smuggle past it. Gate 2 builds the dataclasses, whose ranges are checked on the 
 import difflib
 import re
 from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from medllm.config.conf import range_faults
-from medllm.config.run import RunConf
+from medllm.config.run import RootConf, RunConf
 from medllm.config.store import SCHEMAS
+from medllm.config.sweep import SweepConf
 from medllm.errors import ConfigError, Fault
 
 # Nodes whose keys are names people give.
@@ -46,7 +47,7 @@ def schema_keys(schema: type, prefix: str = "") -> list[str]:
 
 def known_keys() -> list[str]:
     """Every key that any option of any group has."""
-    keys = schema_keys(RunConf)
+    keys = schema_keys(RootConf)
     for group, kinds in SCHEMAS.items():
         for schema in kinds.values():
             keys += schema_keys(schema, f"{group}.")
@@ -124,6 +125,18 @@ def to_run_conf(config: DictConfig) -> RunConf:
     if faults:
         raise ConfigError(faults)
     return RunConf(**values)
+
+
+def to_sweep_conf(config: DictConfig) -> SweepConf:
+    """The `sweep` node of a composed config as a real object.
+
+    Raises:
+        ConfigError: if a value is out of range.
+    """
+    try:
+        return cast(SweepConf, OmegaConf.to_object(config.sweep))
+    except ConfigError as error:
+        raise ConfigError([_below(fault, "sweep") for fault in error.faults]) from None
 
 
 def _nested_faults(node: DictConfig) -> list[Fault]:

@@ -1,14 +1,15 @@
 """Gate 3: what the base model's config files and its skeleton on the meta device tell before any weight is loaded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from medllm.config.lora import AdapterConf, LoraConf, NoAdapterConf, TargetedAdapterConf
+from medllm.config.lora import AdapterConf, InitLoraWeights, LoraConf, NoAdapterConf, TargetedAdapterConf
 from medllm.config.model import AttnImplementation, ModelConf, PretrainedModelConf
 from medllm.config.run import RunConf
 from medllm.errors import Fault, ModelError
+from medllm.models.adapter import attach_adapter, count_parameters
 from medllm.models.base import build_model_config, build_tokenizer, pick_device
 from medllm.models.quantization import backend_fault
 
@@ -69,6 +70,32 @@ def preflight_faults(conf: RunConf) -> list[Fault]:
         problem = f"leaves the embeddings of {len(base.new_token_ids)} new tokens untrained"
         found.append(Fault("model.chat_format", problem, conf.model.chat_format.name, fix=fix))
     return found
+
+
+_counts: dict[str, tuple[int, int]] = {}
+
+
+def count_trainable(conf: RunConf) -> tuple[int, int]:
+    """Trainable and total parameters of a run, counted on the skeleton, once per process, model and adapter."""
+    key = repr((conf.model, conf.lora))
+    if key not in _counts:
+        lora = conf.lora
+        if isinstance(
+            lora, LoraConf
+        ):  # shapes do not depend on first values, which some methods compute from the weights
+            lora = replace(lora, init_lora_weights=InitLoraWeights.kaiming)
+        new = skeleton(conf.model).new_token_ids
+        model = attach_adapter(_with_embeddings(meta_model(conf.model), new), lora, new)
+        _counts[key] = count_parameters(model)
+    return _counts[key]
+
+
+def _with_embeddings(model: Any, new_token_ids: tuple[int, ...]) -> Any:
+    """The skeleton with embeddings for new tokens too."""
+    size = model.get_input_embeddings().weight.shape[0]
+    if new_token_ids and max(new_token_ids) >= size:
+        model.resize_token_embeddings(max(new_token_ids) + 1, mean_resizing=False)
+    return model
 
 
 def target_faults(conf: AdapterConf, base: Skeleton) -> list[Fault]:

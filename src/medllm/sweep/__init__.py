@@ -1,1 +1,1 @@
-"""A sweep's record: one parent run, one child per point, a table and a plot at the end."""
+"""A sweep: planned and priced before it starts, resumed where it ended, recorded as one parent run with a child per point."""

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import platform
 import re
 import tempfile
 import time
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock
 
 from medllm.config.tracking import MlflowConf
@@ -140,10 +142,14 @@ def open_mlflow_record(conf: MlflowConf, opening: Opening) -> Iterator[MlflowRec
     client, experiment_id = connect(conf)
     tags = {"mlflow.parentRunId": opening.parent_id} if opening.parent_id else {}
     with _told(conf):
-        run = client.create_run(experiment_id, run_name=opening.name, tags=tags)
-        record = MlflowRecord(client, run.info.run_id)
+        if not opening.parent_id:
+            _end_dead_runs(client, experiment_id)
+        run_id = _reopen(client, opening.run_id)
+        if not run_id:
+            run_id = client.create_run(experiment_id, run_name=opening.name, tags=tags).info.run_id
+        record = MlflowRecord(client, run_id)
         record.log_params(opening.params)
-        record.set_tags(opening.tags)
+        record.set_tags(opening.tags | process_tags())
     status = "FAILED"
     try:
         yield record
@@ -158,6 +164,43 @@ def open_mlflow_record(conf: MlflowConf, opening: Opening) -> Iterator[MlflowRec
     finally:
         with _survived("status"):
             client.set_terminated(record.id, status)
+
+
+def process_tags() -> dict[str, str]:
+    """Who keeps a run's record: enough to know later whether that process still lives."""
+    process = psutil.Process()
+    return {"process.host": platform.node(), "process.pid": f"{process.pid} {process.create_time():.0f}"}
+
+
+def _reopen(client: Any, run_id: str) -> str:
+    """Sets a run that did not end well to RUNNING; empty if the store does not know it any more."""
+    from mlflow.exceptions import MlflowException
+
+    if not run_id:
+        return ""
+    try:
+        run = client.get_run(run_id)
+    except MlflowException:
+        return ""
+    if run.info.lifecycle_stage != "active":
+        return ""
+    client.update_run(run_id, status="RUNNING")
+    if "error" in run.data.tags:
+        client.delete_tag(run_id, "error")
+    return run_id
+
+
+def _end_dead_runs(client: Any, experiment_id: str) -> None:
+    """Runs of this machine whose process died without a word were killed; the store still thinks they run."""
+    query = f"attributes.status = 'RUNNING' and tags.`process.host` = '{platform.node()}'"
+    for run in client.search_runs([experiment_id], query):
+        pid, _, created = run.data.tags["process.pid"].partition(" ")
+        try:
+            alive = abs(psutil.Process(int(pid)).create_time() - float(created)) < 2
+        except psutil.Error:
+            alive = False
+        if not alive:
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 @contextlib.contextmanager

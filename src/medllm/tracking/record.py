@@ -39,12 +39,14 @@ class Opening:
         params: Dotted config path to value.
         tags: Short texts.
         parent_id: The sweep's record, if the run is a point of one.
+        run_id: The record to go on with, if there is one.
     """
 
     name: str
     params: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     parent_id: str = ""
+    run_id: str = ""
 
 
 def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,8 +9,9 @@ import torch
 
 from medllm.config.trainer import TrainerConf
 
-# Applied to the model by `build_trainer`, since transformers renamed the argument in 5.x.
-NOT_PASSED_ON = ("gradient_checkpointing",)
+# `gradient_checkpointing` is applied to the model by `build_trainer`, since transformers renamed the argument in 5.x; old
+# checkpoints are removed by MedTrainer, which does so only once the newest is complete.
+NOT_PASSED_ON = ("gradient_checkpointing", "save_total_limit")
 
 
 def build_arguments(conf: TrainerConf, folder: Path, seed: int) -> Any:

@@ -79,6 +79,26 @@ class StepTimer(TrainerCallback):
         self.trainer.train_seconds += time.perf_counter() - self.started
 
 
+class StopOnRequest(TrainerCallback):
+    """Ends training after the current step, with a checkpoint, when it is asked to.
+
+    Args:
+        requested: Says whether to stop; called after every step.
+
+    Attributes:
+        stopped: Whether it did.
+    """
+
+    def __init__(self, requested: Callable[[], bool]):
+        self.requested = requested
+        self.stopped = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After the last step there is nothing to stop."""
+        if state.global_step < state.max_steps and self.requested():
+            self.stopped = control.should_save = control.should_training_stop = True
+
+
 class Recorder(TrainerCallback):
     """Hands every logged number to the run record, by step.
 

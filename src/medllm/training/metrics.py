@@ -10,11 +10,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from medllm.data.collate import MODEL_INPUTS
+from medllm.data.packing import PackedDataset
+from medllm.data.pipeline import Side
 from medllm.errors import NonFiniteError
+from medllm.run_folder import ConversationLosses
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,15 @@ def token_sums(model: Any, batch: dict[str, torch.Tensor]) -> TokenSums:
     Logits are computed only where they are needed: positions (K of T) in front of a supervised token. No cache is used,
     because position ids keep packed conversations apart only without one.
     """
+    logits, targets, _ = predictions(model, batch)
+    loss = F.cross_entropy(logits, targets, ignore_index=-100, reduction="sum")
+    supervised = targets != -100
+    correct = (logits.detach().argmax(dim=-1)[supervised] == targets[supervised]).sum()
+    return TokenSums(loss, correct, supervised.sum())
+
+
+def predictions(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits (B K, V) in float32, their targets (B K), and the positions (K) in front of a supervised token."""
     labels = batch["labels"][:, 1:]
     inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
     positions = (labels != -100).any(dim=0).nonzero().squeeze(1)
@@ -46,18 +60,68 @@ def token_sums(model: Any, batch: dict[str, torch.Tensor]) -> TokenSums:
         logits = model(**inputs, logits_to_keep=positions, use_cache=False).logits
     else:
         logits = model(**inputs, use_cache=False).logits[:, positions]
-    logits = logits.float().flatten(0, 1)  # (B K, V)
-    targets = targets.flatten()
-    supervised = targets != -100
-    loss = F.cross_entropy(logits, targets, ignore_index=-100, reduction="sum")
-    correct = (logits.detach().argmax(dim=-1)[supervised] == targets[supervised]).sum()
-    return TokenSums(loss, correct, supervised.sum())
+    return logits.float().flatten(0, 1), targets.flatten(), positions
 
 
 def accepts_logits_to_keep(model: Any) -> bool:
     """Whether the base model can compute logits at chosen positions only."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else getattr(model, "module", model)
     return "logits_to_keep" in inspect.signature(type(base).forward).parameters
+
+
+@dataclass(frozen=True)
+class SampleSums:
+    """Sums over the supervised tokens of each sample of a batch: S segments per row, the last of them filling.
+
+    Attributes:
+        loss: (B, S) float64, on the CPU.
+        count: (B, S) int64.
+    """
+
+    loss: NDArray[np.float64]
+    count: NDArray[np.int64]
+
+
+def sample_sums(
+    batch: dict[str, torch.Tensor], positions: torch.Tensor, losses: torch.Tensor, supervised: torch.Tensor
+) -> SampleSums:
+    """Sums losses of supervised tokens by the sample that they belong to.
+
+    Args:
+        batch: On one device; packed samples begin where position ids do.
+        positions: (K) int64.
+        losses: (B K) float64.
+        supervised: (B K) bool.
+    """
+    labels = batch["labels"]
+    segments = torch.zeros_like(labels)
+    if "position_ids" in batch:
+        segments = (batch["position_ids"] == 0).cumsum(dim=1) - 1
+    of_token = segments[:, positions]
+    shape = (len(labels), int(segments.max()) + 1)
+    loss = torch.zeros(shape, dtype=torch.float64, device=labels.device)
+    count = torch.zeros(shape, dtype=torch.int64, device=labels.device)
+    loss.scatter_add_(1, of_token, losses.view(of_token.shape))
+    count.scatter_add_(1, of_token, supervised.view(of_token.shape).long())
+    return SampleSums(loss.cpu().numpy(), count.cpu().numpy())
+
+
+def conversation_losses(side: Side, collected: Iterable[SampleSums]) -> ConversationLosses:
+    """The sums of an evaluation, conversation by conversation.
+
+    Args:
+        side: What was evaluated, in its own order.
+        collected: Of all its batches, in order.
+    """
+    packed = isinstance(side.dataset, PackedDataset)
+    rows = side.dataset.rows if packed else [[i] for i in range(len(side.dataset))]
+    sums = [pair for batch in collected for pair in zip(batch.loss, batch.count, strict=True)]
+    samples = [sample for row in rows for sample in row]
+    loss = np.concatenate([loss[: len(row)] for row, (loss, _) in zip(rows, sums, strict=True)])
+    count = np.concatenate([count[: len(row)] for row, (_, count) in zip(rows, sums, strict=True)])
+    digests = side.conversations.column("digest")
+    names = [int.from_bytes(digests[side.samples.places[i]][:8], "little", signed=True) for i in samples]
+    return ConversationLosses(np.array(names, dtype=np.int64), loss, count)
 
 
 @dataclass(frozen=True)
@@ -95,14 +159,16 @@ def evaluate(
     *,
     reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums,
     on_batch: Callable[[], None] = lambda: None,
+    on_rows: Callable[[SampleSums], None] = lambda sums: None,
 ) -> EvalMetrics:
-    """Metrics over all batches in constant memory; leaves the model's mode as it was.
+    """Metrics over all batches, a batch's logits in memory at a time; leaves the model's mode as it was.
 
     Args:
         model: Base or tuned.
         batches: From a data loader.
         reduce: Sums a (3,) tensor over processes.
         on_batch: Called after each batch, for progress.
+        on_rows: Takes the sums of each batch's samples.
 
     Raises:
         NonFiniteError: if the loss is NaN or infinite.
@@ -112,8 +178,12 @@ def evaluate(
     totals = torch.zeros(3, dtype=torch.float64)
     for batch in batches:
         moved = {name: value.to(model.device) for name, value in batch.items()}
-        sums = token_sums(model, moved)
-        totals += torch.stack([sums.loss.double(), sums.correct.double(), sums.count.double()]).cpu()
+        logits, targets, positions = predictions(model, moved)
+        supervised = targets != -100
+        losses = F.cross_entropy(logits, targets, ignore_index=-100, reduction="none").double()
+        correct = (logits.argmax(dim=-1) == targets) & supervised
+        totals += torch.stack([losses.sum(), correct.sum().double(), supervised.sum().double()]).cpu()
+        on_rows(sample_sums(moved, positions, losses, supervised))
         on_batch()
     model.train(was_training)
     loss_sum, correct, count = reduce(totals).tolist()

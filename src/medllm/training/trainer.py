@@ -1,5 +1,8 @@
 """MedTrainer: transformers' Trainer with a loss per supervised token, honest evaluation, and throughput."""
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +14,12 @@ from transformers.trainer_utils import EvalLoopOutput
 from medllm.config.data import Batching
 from medllm.config.trainer import TrainerConf
 from medllm.data.pipeline import Datasets
-from medllm.training.metrics import evaluate, precision, token_sums
+from medllm.run_folder import ConversationLosses
+from medllm.training.checkpoint import rotate, seal
+from medllm.training.metrics import SampleSums, conversation_losses, evaluate, precision, token_sums
+
+# The Trainer's numbers that transformers does not keep, beside its own state in a checkpoint.
+COUNTERS = "counters.json"
 
 
 class SeededLengthGroupedSampler(LengthGroupedSampler):
@@ -41,6 +49,7 @@ class MedTrainer(Trainer):
     training_step: counts tokens.
     evaluation_loop: sums over counts in constant memory; the stock loop averages batch means and keeps logits.
     log: adds throughput.
+    train, _save_checkpoint: keep the numbers below over a resume, and seal checkpoints.
     _get_train_sampler: groups by length under every version of transformers 5, resumably.
 
     Attributes:
@@ -49,6 +58,8 @@ class MedTrainer(Trainer):
         train_seconds: Time from the start to the end of optimizer steps, evaluation and checkpoints left out; the guard's
             synchronisation lies inside, so that work queued on a GPU counts. Kept by `StepTimer`.
         step_loss: Sum of the micro-batches' losses since the last optimizer step, for the guard.
+        loss_sum: Sum of the losses of all optimizer steps (float64 scalar on the device).
+        eval_losses: Loss of each held-out conversation at the last evaluation; None before the first.
     """
 
     def __init__(self, *, conf: TrainerConf, datasets: Datasets, **arguments: Any):
@@ -67,7 +78,9 @@ class MedTrainer(Trainer):
         self.num_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
         self.num_supervised_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
         self.step_loss = torch.zeros((), device=self.args.device)
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.args.device)
         self.train_seconds = 0.0
+        self.eval_losses: ConversationLosses | None = None
         self._logged: tuple[int, int, float] = (0, 0, 0.0)
 
     def training_step(
@@ -78,6 +91,7 @@ class MedTrainer(Trainer):
         self.num_supervised_tokens += (inputs["labels"] != -100).sum().to(self.args.device)
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self.step_loss += loss.detach()
+        self.loss_sum += loss.detach()
         return loss
 
     def compute_loss(
@@ -107,11 +121,18 @@ class MedTrainer(Trainer):
         def progress() -> None:
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
+        collected: list[SampleSums] = []
         device = str(self.args.device)
         with precision(device, bf16=self.conf.bf16, fp16=self.conf.fp16):
             metrics = evaluate(
-                self.model, dataloader, reduce=lambda sums: self.accelerator.reduce(sums, "sum"), on_batch=progress
+                self.model,
+                dataloader,
+                reduce=lambda sums: self.accelerator.reduce(sums, "sum"),
+                on_batch=progress,
+                on_rows=collected.append,
             )
+        if self.datasets.eval is not None:
+            self.eval_losses = conversation_losses(self.datasets.eval, collected)
         num_samples = len(dataloader.dataset)
         return EvalLoopOutput(None, None, metrics.as_dict(f"{metric_key_prefix}_"), num_samples)
 
@@ -125,6 +146,33 @@ class MedTrainer(Trainer):
                 logs["supervised_tokens_per_second"] = supervised / seconds
             self._logged = now
         super().log(logs, start_time)
+
+    @property
+    def mean_train_loss(self) -> float:
+        """Over all optimizer steps, those before a resume included; transformers' own leaves them out."""
+        return float(self.loss_sum) / max(self.state.global_step, 1)
+
+    def train(self, resume_from_checkpoint: Any = None, **arguments: Any) -> Any:
+        """Trains, going on with the numbers of the checkpoint where there is one."""
+        path = Path(resume_from_checkpoint) / COUNTERS if resume_from_checkpoint else None
+        if path is not None and path.is_file():
+            counters = json.loads(path.read_text())
+            self.train_seconds = counters.pop("train_seconds")
+            for name, value in counters.items():
+                getattr(self, name).fill_(value)
+            self._logged = (int(self.num_tokens), int(self.num_supervised_tokens), self.train_seconds)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **arguments)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir)
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        shutil.rmtree(checkpoint, ignore_errors=True)  # a damaged one that was passed over at the resume
+        super()._save_checkpoint(model, trial)
+        names = ("num_tokens", "num_supervised_tokens", "loss_sum")
+        counters = {name: getattr(self, name).item() for name in names} | {"train_seconds": self.train_seconds}
+        (checkpoint / COUNTERS).write_text(json.dumps(counters))
+        seal(checkpoint)
+        rotate(folder, self.conf.save_total_limit)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.datasets.batching is not Batching.length_grouped:

@@ -1,0 +1,86 @@
+"""Compares the points of a sweep, or any runs: `python scripts/compare.py sweep=NAME_OR_FOLDER [winner=EXPERIMENT]`.
+
+    python scripts/compare.py sweep=rank_rate                      a sweep below outputs/sweeps/, or its folder
+    python scripts/compare.py runs='outputs/2026-01-31/*,other'    runs, by folder or pattern
+    winner=NAME     writes conf/experiment/NAME.yaml, which makes the winner again
+    page=FILE       instead of comparison.html in the sweep's folder, or for runs= in the current one
+
+Ranks by held-out loss with intervals by conversations and by seeds, says which runs cannot be told from the best, what each
+setting does, and which is the smallest of the best. Runs that did not finish are listed and never ranked.
+"""
+
+import glob
+import sys
+from pathlib import Path
+
+from medllm.cli import guarded, pop_option
+from medllm.config.store import project_root
+from medllm.errors import ConfigError, Fault
+
+
+def find_sweep(text: str) -> Path:
+    """A folder, or the name of one below `outputs/sweeps/`.
+
+    Raises:
+        ConfigError: naming the sweeps that there are.
+    """
+    home = project_root() / "outputs" / "sweeps"
+    for folder in (home / text, Path(text).expanduser()):
+        if (folder / "sweep.json").is_file():
+            return folder
+    found = sorted(path.parent.name for path in home.glob("*/sweep.json"))
+    raise ConfigError(Fault("sweep", "no such sweep", text, allowed=", ".join(found) or f"none yet below {home}"))
+
+
+def find_runs(text: str) -> list[Path]:
+    """Folders by path or pattern; what a pattern finds beside runs is passed over.
+
+    Raises:
+        ConfigError: for a part that finds no run.
+    """
+    found = []
+    # A folder's name may hold commas itself.
+    parts = [text] if Path(text).is_dir() or glob.glob(text) else text.split(",")  # noqa: PTH207 - patterns may be absolute
+    for part in filter(None, parts):
+        pattern = str(Path(part).expanduser())
+        is_folder = Path(pattern).is_dir()
+        paths = [Path(pattern)] if is_folder else [Path(path) for path in sorted(glob.glob(pattern))]  # noqa: PTH207
+        runs = [path for path in paths if (path / "config.yaml").is_file()]
+        if not runs:
+            raise ConfigError(Fault("runs", "finds no run", part, allowed="folders that hold a config.yaml"))
+        found += runs
+    return found
+
+
+def main(arguments: list[str]) -> None:
+    """Compares, prints, and writes page, pictures and winner."""
+    arguments, sweep = pop_option(arguments, "sweep", "")
+    arguments, runs = pop_option(arguments, "runs", "")
+    arguments, winner = pop_option(arguments, "winner", "")
+    arguments, page = pop_option(arguments, "page", "")
+    if arguments:
+        raise ConfigError([Fault("", "no such option", a, allowed="sweep=, runs=, winner=, page=") for a in arguments])
+    if bool(sweep) == bool(runs):
+        raise ConfigError(Fault("", "name either a sweep or runs", allowed="sweep=NAME_OR_FOLDER or runs=FOLDER,..."))
+    from rich.console import Console
+
+    from medllm.comparison.report import compare_runs, compare_sweep, print_comparison, write_comparison
+    from medllm.comparison.winner import write_winner
+
+    folder = find_sweep(sweep) if sweep else Path.cwd()
+    comparison = compare_sweep(folder) if sweep else compare_runs(find_runs(runs))
+    plain = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    print_comparison(comparison, plain)
+    if page and not sweep:
+        folder = Path(page).parent
+    for path in write_comparison(comparison, folder, Path(page) if page else None)[:1]:
+        print(f"page      {path}")
+    if winner:
+        print(f"winner    {write_winner(comparison, winner)}: python train.py experiment={winner}")
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)
+        sys.exit(0)
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

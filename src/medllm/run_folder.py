@@ -1,0 +1,148 @@
+"""What a run, and a sweep of runs, leave in their folders for others to read.
+
+    <run>/config.yaml                 the resolved configuration
+    <run>/result.json                 status, objective, metrics, reason
+    <run>/history.json                learning curves
+    <run>/record_id                   its run in the tracking store
+    <run>/eval_losses.safetensors     final loss of each held-out conversation
+    <sweep>/sweep.json                parent record, axes, points
+    <sweep>/<point>/                  a run each
+
+Points may run in other processes or on other machines, so a sweep and its points talk to each other through these files.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+RESULT, HISTORY, LOSSES = "result.json", "history.json", "eval_losses.safetensors"
+RECORD, SWEEP, STOP = "record_id", "sweep.json", "stop"
+
+
+@dataclass(frozen=True)
+class ConversationLosses:
+    """Loss of each held-out conversation, so that two runs can be compared conversation by conversation.
+
+    Attributes:
+        conversation: What it is, (N,) int64: the first 8 bytes of the digest of its roles and texts, little-endian.
+        loss: Summed cross-entropy of its supervised tokens in nats, (N,) float64.
+        num_tokens: Its supervised tokens, (N,) int64.
+    """
+
+    conversation: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    num_tokens: NDArray[np.int64]
+
+    def save(self, folder: Path) -> Path:
+        """Writes `eval_losses.safetensors`."""
+        path = folder / LOSSES
+        save_file(asdict(self), path)
+        return path
+
+    @classmethod
+    def load(cls, folder: Path) -> "ConversationLosses | None":
+        """Reads it; None where the run has none."""
+        path = folder / LOSSES
+        return cls(**load_file(path)) if path.is_file() else None
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """A point as its sweep knows it.
+
+    Attributes:
+        folder: Name of its folder below the sweep's.
+        label: What distinguishes it, to show: `lora.r=8, trainer.learning_rate=0.0001`.
+        values: Axis to value, as text: `{"lora.r": "8"}`.
+        overrides: The command line that makes it alone.
+        key: Identifies resolved configuration and data.
+    """
+
+    folder: str
+    label: str
+    values: dict[str, str]
+    overrides: list[str]
+    key: str
+
+
+@dataclass
+class SweepFile:
+    """What `sweep.json` holds.
+
+    Attributes:
+        name: Of the sweep.
+        parent_id: Its run record; empty without tracking.
+        base_key: Identifies what all points share.
+        axes: Keys that differ between points, in the order of the command line.
+        points: In the order of the plan; grows when the grid grows.
+    """
+
+    name: str
+    parent_id: str = ""
+    base_key: str = ""
+    axes: list[str] = field(default_factory=list)
+    points: list[SweepPoint] = field(default_factory=list)
+
+    def save(self, folder: Path) -> Path:
+        """Writes it whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return write_whole(folder / SWEEP, json.dumps(asdict(self), indent=2, ensure_ascii=False))
+
+    @classmethod
+    def load(cls, folder: Path) -> "SweepFile":
+        """Reads it; raises FileNotFoundError where there is none."""
+        values = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
+        return cls(**{**values, "points": [SweepPoint(**point) for point in values["points"]]})
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Replaces a file at once, so that nobody reads half of it, also after a kill."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    return path
+
+
+def write_result(folder: Path, status: str, *, objective: float | None = None, **rest: Any) -> None:
+    """What became of a run: FINISHED, FAILED or KILLED, its objective, its metrics, its reason."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / RESULT, json.dumps({"status": status, "objective": objective, **rest}, indent=2))
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """What became of a run; empty if it has not ended."""
+    path = folder / RESULT
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def write_history(folder: Path, train: list[tuple[int, float]], held_out: list[tuple[int, float]]) -> None:
+    """Learning curves: (step, loss) of each training log and of each evaluation, step 0 being the base model."""
+    write_whole(folder / HISTORY, json.dumps({"train": train, "eval": held_out}))
+
+
+def read_history(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """`train` and `eval` as written; both empty where there is none."""
+    path = folder / HISTORY
+    if not path.is_file():
+        return {"train": [], "eval": []}
+    return {name: [(int(s), float(v)) for s, v in curve] for name, curve in json.loads(path.read_text()).items()}
+
+
+def write_record_id(folder: Path, record_id: str) -> None:
+    """Which run record belongs to this folder, as soon as it is open."""
+    (folder / RECORD).write_text(record_id)
+
+
+def read_record_id(folder: Path) -> str:
+    """The record to go on with; empty if there is none."""
+    path = folder / RECORD
+    return path.read_text() if path.is_file() else ""

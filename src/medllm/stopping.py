@@ -1,0 +1,74 @@
+"""Ctrl-C and SIGTERM: the first lets a training step end and be saved, the second stops at once.
+
+Points of a sweep may run in other processes and on other machines, so a sweep asks them to stop with a file that they look
+for after every step.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from medllm.console import console
+
+# The process that runs a sweep: points in its child processes leave Ctrl-C, which a terminal sends to all of them, to it.
+OWNER = "MEDLLM_SWEEP_PID"
+
+
+class Stop:
+    """Whether somebody asked this process to stop, and what may still be finished then.
+
+    Attributes:
+        signum: The signal that asked; 0 if none did.
+        file: Where a sweep asks.
+    """
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self.file: Path | None = None
+        self._deferring = False
+        self._on_request = ""
+
+    def requested(self) -> bool:
+        """Whether to stop after this step."""
+        return self.signum != 0 or (self.file is not None and self.file.exists())
+
+    def raise_now(self) -> None:
+        """Ends the run as the signal would have: KeyboardInterrupt, or SystemExit with code 128 + signal."""
+        if self.signum == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def deferred(self, message: str) -> Iterator[None]:
+        """While it is open, the first signal only asks; `message` says what will be finished."""
+        before = (self._deferring, self._on_request)
+        self._deferring, self._on_request = True, message
+        try:
+            yield
+        finally:
+            self._deferring, self._on_request = before
+
+    def handle(self, signum: int, frame: FrameType | None) -> None:
+        """A signal handler."""
+        first, self.signum = self.signum == 0, signum
+        if first and self._deferring:
+            if self.file is not None:
+                self.file.touch()
+            console.print(f"\n{self._on_request}; once more stops at once", markup=False)
+            return
+        self.raise_now()
+
+    def listen(self) -> None:
+        """Takes over the process's signals; does nothing outside the main thread, where Python allows no handler."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        signal.signal(signal.SIGTERM, self.handle)
+        mine = os.environ.get(OWNER, str(os.getpid())) == str(os.getpid())
+        signal.signal(signal.SIGINT, self.handle if mine else signal.SIG_IGN)
+
+
+stop = Stop()

@@ -1,0 +1,87 @@
+"""What a point is, and when two points are the same."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from medllm.config.compose import resolved
+from medllm.config.plan import WITHOUT_EFFECT, Point
+from medllm.config.rules import effective_batching
+from medllm.config.run import RunConf
+from medllm.config.trainer import Scheduler, Strategy
+from medllm.errors import Fault
+from medllm.tracking.record import flatten
+
+
+def point_key(conf: RunConf, fingerprint: str) -> str:
+    """Identifies a point: its whole resolved configuration and the conversations it draws."""
+    return _hash([resolved(conf), fingerprint])
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def inert_keys(conf: RunConf) -> set[str]:
+    """Keys that change neither what is trained nor what is measured, given the rest of the configuration.
+
+    Those that only choose and clean conversations are among them: the data's fingerprint says what they came to.
+    """
+    trainer = conf.trainer
+    inert = {
+        "data.num_conversations",
+        "data.shuffle_seed",
+        "trainer.logging_steps",
+        "trainer.save_strategy",
+        "trainer.save_steps",
+        "trainer.save_total_limit",
+        "trainer.dataloader_num_workers",
+        "trainer.per_device_eval_batch_size",
+        "trainer.eval_strategy",
+        "trainer.eval_steps",
+    }
+    if trainer.max_steps > 0:
+        inert.add("trainer.num_train_epochs")
+    if trainer.lr_scheduler_type is Scheduler.constant:
+        inert.add("trainer.warmup_steps")
+    if conf.data.eval_fraction == 0 or trainer.eval_strategy is Strategy.no:
+        inert.add("trainer.eval_steps")
+    if conf.data.eval_fraction == 0:
+        inert.add("data.split_seed")
+    return inert
+
+
+def outcome_key(conf: RunConf, fingerprint: str) -> str:
+    """Equal for two points that train and measure the same."""
+    inert = inert_keys(conf)
+    preparing = ("data.cleaning.", "data.deidentification.", "data.contamination.")
+    leaves = {
+        name: value
+        for name, value in flatten(resolved(conf)).items()
+        if name not in inert and name.partition(".")[0] not in WITHOUT_EFFECT and not name.startswith(preparing)
+    }
+    return _hash([leaves, effective_batching(conf).name, fingerprint])
+
+
+def sameness_faults(points: Sequence[Point], fingerprints: Sequence[str]) -> list[Fault]:
+    """Points that would be trained twice, by the axis that does not tell them apart."""
+    groups: dict[str, list[Point]] = {}
+    for point, fingerprint in zip(points, fingerprints, strict=True):
+        groups.setdefault(outcome_key(point.conf, fingerprint), []).append(point)
+    faults: list[Fault] = []
+    for group in groups.values():
+        first = dict(override.split("=", 1) for override in group[0].overrides)
+        for other in group[1:]:
+            values = dict(override.split("=", 1) for override in other.overrides)
+            differing = [axis for axis in first if values.get(axis) != first[axis]]
+            if not differing:
+                fault = Fault(", ".join(other.overrides), "stands twice in the grid", fix="give each value once")
+            else:
+                axis = " and ".join(differing)
+                pair = " / ".join(",".join(point[name] for name in differing) for point in (first, values))
+                fix = "leave it out of the sweep, or change what makes it idle"
+                fault = Fault(axis, "has no effect: these values train the same model on the same data", pair, fix=fix)
+            if fault not in faults:
+                faults.append(fault)
+    return faults

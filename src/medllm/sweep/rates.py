@@ -1,0 +1,57 @@
+"""How fast runs of one kind were on this machine, remembered between runs: where the time in a plan comes from."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from medllm.cache import cache_dir, key_of
+from medllm.config.lora import LoraConf
+from medllm.config.rules import effective_batching
+from medllm.config.run import RunConf
+from medllm.run_folder import write_whole
+from medllm.tracking.lineage import hardware
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Of one measured run.
+
+    Attributes:
+        tokens_per_second: In training steps.
+        overhead_seconds: All else: loading, evaluation, sample answers, saving.
+        source: The run it was measured on, to show.
+    """
+
+    tokens_per_second: float
+    overhead_seconds: float
+    source: str
+
+
+def _path(conf: RunConf) -> Path:
+    """Runs of one kind share what decides speed; a LoRA's rank and a learning rate do not."""
+    lora = conf.lora
+    if isinstance(lora, LoraConf):
+        lora = replace(lora, r=8, lora_alpha=16, lora_dropout=0.05 if lora.lora_dropout else 0.0)
+    shape = (
+        conf.data.max_length,
+        conf.trainer.per_device_train_batch_size,
+        conf.trainer.gradient_checkpointing,
+        conf.trainer.bf16,
+        conf.trainer.fp16,
+        conf.trainer.use_cpu,
+        effective_batching(conf).name,
+    )
+    return cache_dir() / "rates" / f"{key_of(hardware(), conf.model, conf.quantization, lora, shape)}.json"
+
+
+def read_rate(conf: RunConf) -> Rate | None:
+    """The newest measurement for runs of this kind."""
+    path = _path(conf)
+    return Rate(**json.loads(path.read_text())) if path.is_file() else None
+
+
+def write_rate(conf: RunConf, rate: Rate) -> None:
+    """Remembers a measurement."""
+    path = _path(conf)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(asdict(rate)))

@@ -1,0 +1,191 @@
+"""Runs a sweep: what is left of its plan, by any of Hydra's launchers, inside its parent record."""
+
+import contextlib
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool as BrokenExecutor
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from medllm.comparison.report import compare_sweep, print_comparison, write_comparison
+from medllm.config.plan import Plan, Point
+from medllm.config.run import RunConf
+from medllm.config.store import slug
+from medllm.console import console
+from medllm.errors import ConfigError, Fault, PointFailedError
+from medllm.run_folder import RESULT, STOP, SWEEP, SweepFile, SweepPoint, read_result
+from medllm.stopping import OWNER, stop
+from medllm.summary import print_points
+from medllm.sweep.outlook import Outlook
+from medllm.tracking.build import open_record
+from medllm.tracking.record import Opening, Record
+
+_current: list["Sweep"] = []
+
+
+def current_sweep() -> "Sweep":
+    """The sweep that this process runs."""
+    return _current[-1]
+
+
+class Sweep:
+    """A plan on disk.
+
+    Attributes:
+        plan: What was asked for.
+        file: What the sweep's folder knows, with this plan's points added.
+        points: This plan's points as the folder knows them, in its order.
+    """
+
+    def __init__(self, plan: Plan, prices: Sequence[Outlook]):
+        self.plan = plan
+        self.folder = plan.sweep_dir
+        self.file = self._read(plan)
+        known = {point.key: point for point in self.file.points}
+        self.points = [
+            known.get(price.key) or _sweep_point(point, price.key, plan.axes)
+            for point, price in zip(plan.points, prices, strict=True)
+        ]
+        self.file.points += [point for point in self.points if point.key not in known]
+
+    def _read(self, plan: Plan) -> SweepFile:
+        if not (self.folder / SWEEP).is_file():
+            return SweepFile(str(plan.sweep.name), base_key=plan.base_key, axes=list(plan.axes))
+        file = SweepFile.load(self.folder)
+        if file.base_key != plan.base_key:
+            held = f"holds a sweep over {', '.join(file.axes)} with other settings or axes"
+            raise ConfigError(Fault("sweep.name", held, str(self.folder), fix="choose another name"))
+        file.axes = list(plan.axes) if len(plan.axes) > len(file.axes) else file.axes
+        return file
+
+    def result(self, point: SweepPoint) -> dict[str, Any]:
+        """What became of a point; empty if it has not ended."""
+        return read_result(self.folder / point.folder)
+
+    def state(self, point: SweepPoint) -> str:
+        """What typing the line again means for a point: `finished`, `failed`, `resumes`, `retries` or `new`."""
+        status = self.result(point).get("status", "")
+        if status == "FINISHED":
+            return "finished"
+        if status == "FAILED":
+            return "retries" if self.plan.sweep.retry_failed else "failed"
+        return "resumes" if (self.folder / point.folder).is_dir() else "new"
+
+    def todo(self) -> list[SweepPoint]:
+        """Points to run now, in the order of the plan."""
+        return [point for point in self.points if self.state(point) not in ("finished", "failed")]
+
+    def launch(self, launcher: Any) -> None:
+        """Runs what is left with a Hydra launcher; results come back through the points' folders."""
+        points = self.todo()
+        for point in points:
+            (self.folder / point.folder / RESULT).unlink(missing_ok=True)
+        jobs = [[*point.overrides, f"hydra.sweep.subdir='{point.folder}'"] for point in points]
+        if jobs:
+            launcher.launch(jobs, initial_job_idx=0)
+
+    @contextlib.contextmanager
+    def open(self, conf: RunConf) -> Iterator[None]:
+        """The parent record around the points; table, plots and truth when they are through, however that comes.
+
+        Opening it makes the database, so that points in several processes find it ready.
+
+        Args:
+            conf: Of any point: names and tracks the sweep.
+
+        Raises:
+            ConfigError: if another process runs this sweep already.
+            PointFailedError: if a point failed or is missing.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock", blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            fix = "wait for it, or choose another sweep.name"
+            raise ConfigError(Fault("sweep.name", "is being run by another process", self.file.name, fix=fix)) from None
+        stop.file = self.folder / STOP
+        stop.file.unlink(missing_ok=True)
+        os.environ[OWNER] = str(os.getpid())
+        stop.listen()
+        tags = {"sweep.name": self.file.name, "sweep.axes": ", ".join(self.file.axes)}
+        opening = Opening(f"{self.file.name} sweep", {}, tags, run_id=self.file.parent_id)
+        _current.append(self)
+        try:
+            with open_record(conf.tracking, opening) as record:
+                self.file.parent_id = record.id
+                record.log_artifact(self.file.save(self.folder))
+                record.end_children()  # of an earlier process, which the lock says is dead
+                try:
+                    with stop.deferred("stopping after the steps under way"):
+                        yield
+                    if stop.requested():
+                        stop.raise_now()
+                except PointFailedError:
+                    pass  # the table says which and why; what it means is decided below
+                except BrokenExecutor as error:
+                    console.print(f"a process of the sweep died: {type(error).__name__}", markup=False)
+                finally:
+                    record.end_children()
+                    self._conclude(record)
+                self._refuse_unfinished()
+        finally:
+            _current.pop()
+            os.environ.pop(OWNER, None)
+            stop.file = None
+            lock.release()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per point, best objective first, then those without one in the order of the plan.
+
+        A point without a result never ended: its process was killed, or it was never started.
+        """
+        found = []
+        for number, point in enumerate(self.points):
+            started = (self.folder / point.folder).is_dir()
+            result = self.result(point) or {"status": "KILLED" if started else "NOT STARTED"}
+            found.append({"number": number, "label": point.label, "folder": point.folder, **result})
+        return sorted(found, key=lambda row: (row.get("objective") is None, row.get("objective") or 0.0, row["number"]))
+
+    def _refuse_unfinished(self) -> None:
+        rows = self.rows()
+        bad = [row for row in rows if row["status"] != "FINISHED"]
+        if bad:
+            points = "; ".join(f"{row['label']} {row['status']}" for row in bad)
+            raise PointFailedError(
+                f"{len(bad)} of {len(rows)} points did not finish: {points}\n    the same command goes on with them"
+            )
+
+    def _conclude(self, record: Record) -> None:
+        """Table, plots and page of what is there."""
+        rows = self.rows()
+        print_points(rows, f"{self.file.name}: {len(rows)} points")
+        table = self.folder / "points.csv"
+        with table.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["point", "status", "held_out_loss", "seconds", "peak_memory_gib", "reason"])
+            for row in rows:
+                metrics = row.get("metrics", {})
+                cost = [metrics.get("perf/seconds", ""), metrics.get("perf/peak_memory_gib", "")]
+                writer.writerow([row["label"], row["status"], row.get("objective", ""), *cost, row.get("reason", "")])
+        record.log_artifact(table)
+        finished = [row for row in rows if row["status"] == "FINISHED"]
+        if len(finished) > 1:
+            comparison = compare_sweep(self.folder)
+            print_comparison(comparison, console)
+            page, *pictures = write_comparison(comparison, self.folder)
+            record.log_artifact(page)
+            for picture in pictures:
+                record.log_artifact(picture, "comparison")
+            console.print(f"page      {page}", markup=False)
+        if finished:
+            record.log_metrics({"sweep/best_eval_loss": finished[0]["objective"], "sweep/finished": len(finished)}, 0)
+
+
+def _sweep_point(point: Point, key: str, axes: Sequence[str]) -> SweepPoint:
+    values = dict(override.partition("=")[::2] for override in point.overrides)
+    label = ", ".join(point.overrides)
+    folder = f"{slug(','.join(point.overrides))}-{key[:8]}"
+    return SweepPoint(folder, label, {axis: values[axis] for axis in axes}, list(point.command), key)

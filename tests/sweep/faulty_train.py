@@ -1,0 +1,51 @@
+"""train.py with two faults: the point of rank 4 and seed 66 raises, that of rank 8 and seed 65 is killed at its third step.
+
+It is killed once only: the marker file that `MARKER` names says that it has happened. Faults are installed inside the job, so
+that they reach every process an engine starts.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+
+def install(config: DictConfig) -> None:
+    """Replaces the trainer's step in this process."""
+    from medllm.training.trainer import MedTrainer
+
+    marker, rank, seed = Path(config.name), config.lora.r, config.seed
+    step = getattr(MedTrainer, "unharmed_step", MedTrainer.training_step)
+
+    def harmed(self: Any, *arguments: Any, **more: Any) -> Any:
+        if (rank, seed) == (4, 66):
+            raise RuntimeError("this point always fails")
+        if (rank, seed) == (8, 65) and self.state.global_step == 2 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, *arguments, **more)
+
+    MedTrainer.unharmed_step = step  # type: ignore[attr-defined]
+    MedTrainer.training_step = harmed  # type: ignore[method-assign]
+
+
+@hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="train")
+def main(config: DictConfig) -> float:
+    """One point."""
+    from medllm.cli import run_point
+
+    install(config)
+    return run_point(config)
+
+
+if __name__ == "__main__":
+    from medllm.cli import launch
+
+    launch(main)
