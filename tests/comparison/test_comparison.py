@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from medllm.artifact import resolved_yaml
+from medllm.comparison.pictures import short
 from medllm.comparison.report import compare_runs, compare_sweep, write_comparison
 from medllm.comparison.winner import write_winner
 from medllm.config.compose import load_run_conf, resolved
@@ -94,6 +95,12 @@ def test_nothing_to_compare_is_no_error(tmp_path: Path) -> None:
     comparison = compare_sweep(folder)
     assert comparison.winner is None
     assert write_comparison(comparison, folder)[0].is_file()
+
+
+def test_pictures_name_settings_shortly_and_values_wholly() -> None:
+    """The group goes from a key; a number keeps its places."""
+    assert short("lora.r=8, trainer.learning_rate=0.0001") == "r=8, learning_rate=0.0001"
+    assert short("0.0001") == "0.0001"
 
 
 def test_only_shared_conversations_are_compared(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def _save(figure: Any, path: Path) -> Path:
 
 def short(label: str, limit: int = 60) -> str:
     """A label without the groups of its keys, cut in the middle if it is long; `$` would start a formula."""
-    parts = [part.partition("=") for part in label.split(", ")]
+    parts = [part.rpartition("=") for part in label.split(", ")]  # a mere value has no key and stays whole
     text = ", ".join(f"{key.rpartition('.')[2]}{sign}{value}" for key, sign, value in parts).replace("$", r"\$")
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
 
