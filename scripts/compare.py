@@ -9,7 +9,6 @@ Ranks by held-out loss with intervals by conversations and by seeds, says which 
 setting does, and which is the smallest of the best. Runs that did not finish are listed and never ranked.
 """
 
-import glob
 import sys
 from pathlib import Path
 
@@ -40,16 +39,21 @@ def find_runs(text: str) -> list[Path]:
     """
     found = []
     # A folder's name may hold commas itself.
-    parts = [text] if Path(text).is_dir() or glob.glob(text) else text.split(",")  # noqa: PTH207 - patterns may be absolute
+    parts = [text] if _matching(text) else text.split(",")
     for part in filter(None, parts):
-        pattern = str(Path(part).expanduser())
-        is_folder = Path(pattern).is_dir()
-        paths = [Path(pattern)] if is_folder else [Path(path) for path in sorted(glob.glob(pattern))]  # noqa: PTH207
-        runs = [path for path in paths if (path / "config.yaml").is_file()]
+        runs = [path for path in _matching(part) if (path / "config.yaml").is_file()]
         if not runs:
             raise ConfigError(Fault("runs", "finds no run", part, allowed="folders that hold a config.yaml"))
         found += runs
     return found
+
+
+def _matching(text: str) -> list[Path]:
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return [path]
+    root = Path(path.anchor)
+    return sorted(found for found in root.glob(str(path.relative_to(root))) if found.is_dir())
 
 
 def main(arguments: list[str]) -> None:

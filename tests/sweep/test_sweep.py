@@ -106,6 +106,7 @@ def test_a_bad_point_stops_the_sweep_before_it_starts(train: Callable[..., Any],
     assert not (tmp_path / "m.db").exists()
 
 
+@pytest.mark.slow
 def test_the_plan_is_kept_to(train: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path) -> None:
     """A dry run writes nothing; typing a line again runs nothing again; a grown grid runs what is new, in the same record."""
     own = [*sweep_overrides(tiny_overrides, tmp_path), "generation.sample_prompts=[]"]

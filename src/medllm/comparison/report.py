@@ -56,7 +56,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     """The same in a terminal, without pictures and prices."""
     if comparison.candidates:
         rows = [cells(c, best=i == 0) for i, c in enumerate(comparison.candidates)]
-        empty = {i for i in (4, 5, 6) if all(row[i] in ("", "-") for row in rows)}
+        empty = {i for i in (3, 4, 5, 6) if all(row[i] in ("", "-") for row in rows)}
         _table(console, "ranking", [name for i, name in enumerate((*HEAD, "")) if i not in empty],
                [[cell for i, cell in enumerate((*row, _mark(comparison, n))) if i not in empty]
                 for n, row in enumerate(rows)])  # fmt: skip

@@ -123,8 +123,10 @@ def compare(runs: RunSet) -> Comparison:
         if count < FEW_CONVERSATIONS:
             warnings.append(f"Only {count} held-out conversations are shared: intervals by resampling are too narrow.")
     if groups and len(measured) < len(groups):
-        what = "No run" if not measured else f"Only {len(measured)} of {len(groups)} candidates"
-        warnings.append(f"{what} left losses of single conversations; the others have no interval by conversations.")
+        what = f"Only {len(measured)} of {len(groups)} candidates" if measured else "No run"
+        warnings.append(
+            f"{what} left losses of single conversations; without them there is no interval by conversations."
+        )
     order = sorted(range(len(groups)), key=lambda i: losses[i])
     groups, losses = [groups[i] for i in order], [losses[i] for i in order]
     samples = {order.index(i): values for i, values in samples.items()}

@@ -58,11 +58,17 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.=,_-]+", "-", str(text)).strip("-.")[:120]
 
 
+def gpus_per_point() -> int:
+    """1 where this machine shows an NVIDIA GPU, else 0; without importing torch."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return int(not hidden and any(Path("/dev").glob("nvidia[0-9]*")))
+
+
 def register() -> None:
     """Registers the root schema as `schema/run`, each group's schemas as `schema/<group>/<kind>`, and the resolvers.
 
     Resolvers: `${medllm.root:}` the project's root, `${medllm.slug:TEXT}` a folder name, `${mul:A,B}` a product, as in
-    `lora.lora_alpha=${mul:2,${lora.r}}`.
+    `lora.lora_alpha=${mul:2,${lora.r}}`, `${medllm.gpus_per_point:}` 1 or 0.
     """
     store = ConfigStore.instance()
     store.store(group="schema", name="run", node=run.RootConf)
@@ -70,6 +76,7 @@ def register() -> None:
         for kind, schema in kinds.items():
             store.store(group=f"schema/{group}", name=kind, node=schema)
     OmegaConf.register_new_resolver("medllm.root", lambda: str(project_root()), replace=True)
+    OmegaConf.register_new_resolver("medllm.gpus_per_point", gpus_per_point, replace=True)
     OmegaConf.register_new_resolver("medllm.slug", slug, replace=True)
     OmegaConf.register_new_resolver("mul", lambda a, b: a * b, replace=True)
 
