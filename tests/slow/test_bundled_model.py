@@ -12,7 +12,7 @@ from medllm.config.model import WheelModelConf
 from medllm.errors import ModelError
 from medllm.models.wheel import prepare
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

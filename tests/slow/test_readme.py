@@ -10,7 +10,7 @@ import pytest
 
 from medllm.cli import overrides_first
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,5 +58,5 @@ def test_there_are_commands() -> None:
 def test_command_of_the_readme(command: str, dialogues: Path, tmp_path: Path) -> None:
     """Exit code 0."""
     arguments = shortened(command, dialogues, tmp_path)
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=280)
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=800)
     assert done.returncode == 0, done.stderr
