@@ -4,7 +4,6 @@ import contextlib
 import csv
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool as BrokenExecutor
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -14,7 +13,7 @@ from medllm.config.plan import Plan, Point
 from medllm.config.run import RunConf
 from medllm.config.store import slug
 from medllm.console import console
-from medllm.errors import ConfigError, Fault, PointFailedError
+from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError
 from medllm.run_folder import RESULT, STOP, SWEEP, SweepFile, SweepPoint, read_result
 from medllm.stopping import OWNER, stop
 from medllm.summary import print_points
@@ -83,8 +82,15 @@ class Sweep:
         for point in points:
             (self.folder / point.folder / RESULT).unlink(missing_ok=True)
         jobs = [[*point.overrides, f"hydra.sweep.subdir='{point.folder}'"] for point in points]
-        if jobs:
+        if not jobs:
+            return
+        try:
             launcher.launch(jobs, initial_job_idx=0)
+        except MedLLMError:
+            raise
+        except Exception as error:  # each engine has its own for a process that died; the points' folders say the rest
+            reason = (str(error).strip() or "no reason given").split("\n")[0][:200]
+            console.print(f"the engine ended early: {type(error).__name__}: {reason}", markup=False)
 
     @contextlib.contextmanager
     def open(self, conf: RunConf) -> Iterator[None]:
@@ -125,8 +131,6 @@ class Sweep:
                         stop.raise_now()
                 except PointFailedError:
                     pass  # the table says which and why; what it means is decided below
-                except BrokenExecutor as error:
-                    console.print(f"a process of the sweep died: {type(error).__name__}", markup=False)
                 finally:
                     record.end_children()
                     self._conclude(record)
