@@ -98,6 +98,11 @@ class StopOnRequest(TrainerCallback):
         if state.global_step < state.max_steps and self.requested():
             self.stopped = control.should_save = control.should_training_stop = True
 
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stopped in the middle of an epoch is not at its end: nothing is evaluated or saved again."""
+        if self.stopped:
+            control.should_evaluate = control.should_save = control.should_log = False
+
 
 class Recorder(TrainerCallback):
     """Hands every logged number to the run record, by step.

@@ -15,7 +15,7 @@ from medllm.config.data import Batching
 from medllm.config.trainer import TrainerConf
 from medllm.data.pipeline import Datasets
 from medllm.run_folder import ConversationLosses
-from medllm.training.checkpoint import rotate, seal
+from medllm.training.checkpoint import checkpoints, rotate, seal
 from medllm.training.metrics import SampleSums, conversation_losses, evaluate, precision, token_sums
 
 # The Trainer's numbers that transformers does not keep, beside its own state in a checkpoint.
@@ -172,6 +172,9 @@ class MedTrainer(Trainer):
         counters = {name: getattr(self, name).item() for name in names} | {"train_seconds": self.train_seconds}
         (checkpoint / COUNTERS).write_text(json.dumps(counters))
         seal(checkpoint)
+        for path in checkpoints(folder):  # later ones were damaged, or this run would have gone on from them
+            if int(path.name.partition("-")[2]) > self.state.global_step:
+                shutil.rmtree(path)
         rotate(folder, self.conf.save_total_limit)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
