@@ -38,3 +38,16 @@ class PlannedSweeper(Sweeper):
         from medllm.sweep.run import current_sweep
 
         current_sweep().launch(self.launcher)
+
+
+class OptunaSweeper(PlannedSweeper):
+    """Launches the points that Optuna suggests.
+
+    Args:
+        params: As above.
+        **settings: The rest of `medllm.config.search.SearchConf`; read while planning.
+    """
+
+    def __init__(self, params: dict[str, Any] | None = None, **settings: Any):
+        super().__init__(params)
+        self.settings = settings

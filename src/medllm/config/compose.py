@@ -25,6 +25,7 @@ def compose_config(
     Raises:
         ConfigError: naming what Hydra refused.
     """
+    running = GlobalHydra.instance().hydra  # a search composes while Hydra runs it
     GlobalHydra.instance().clear()
     mode = ["hydra.mode=MULTIRUN"] if multirun else []
     try:
@@ -37,6 +38,8 @@ def compose_config(
         raise ConfigError(
             Fault("", f"cannot be composed: {reason}", fix="correct the file or override it names")
         ) from None
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def load_run_conf(overrides: list[str], config_dir: Path | None = None) -> RunConf:

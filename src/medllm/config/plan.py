@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medllm.config.compose import compose_config, load_run_conf
 from medllm.config.run import RunConf
+from medllm.config.search import Space, build_space, is_search
 from medllm.config.store import project_root, slug
 from medllm.config.sweep import SweepConf
 from medllm.config.validate import explain, to_sweep_conf
@@ -42,11 +43,13 @@ class Plan:
     """What a command line asks for.
 
     Attributes:
-        points: One for a run, one per combination for a sweep.
+        points: One for a run, one per combination for a sweep; for a search a representative one, and those that show
+            whether its values are right.
         sweep: How the sweep is run.
         sweep_dir: The sweep's folder.
         axes: Keys with several values, in the order of the command line.
         base_key: Identifies what all points share, whatever the values of the axes; seeds left out.
+        space: What a search draws its points from; None for any other sweep.
     """
 
     points: tuple[Point, ...]
@@ -54,6 +57,7 @@ class Plan:
     sweep_dir: Path = Path()
     axes: tuple[str, ...] = ()
     base_key: str = ""
+    space: Space | None = None
 
 
 def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None = None) -> Plan:
@@ -74,14 +78,18 @@ def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None =
     sweep = to_sweep_conf(config)
     grid = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     swept = _parse([*grid, *overrides])
-    try:
-        combinations = BasicSweeper.split_arguments(swept, None)[0]
-    except HydraException as error:
-        raise ConfigError(explain(error, overrides)) from None
     last = {override.get_key_element(): override for override in swept}
     axes = [key for key, override in last.items() if override.is_sweep_override()]
     _refuse_axes(axes, sweep)
-    combinations = [[o for o in combination if not _is_hydras(o)] for combination in combinations]
+    space = _space(config, list(last.values()), sweep) if is_search(config) else None
+    if space is None:
+        try:
+            combinations = BasicSweeper.split_arguments(swept, None)[0]
+        except HydraException as error:
+            raise ConfigError(explain(error, overrides)) from None
+        combinations = [[o for o in combination if not _is_hydras(o)] for combination in combinations]
+    else:
+        combinations = [[*space.fixed, *probe] for probe in space.probes()]
     points, faults = [], []
     for combination in combinations:
         try:
@@ -93,10 +101,19 @@ def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None =
         raise ConfigError(faults)
     if sweep.seeds > 1:
         axes = [*axes, "seed"]
-    base_key = _base_key(config, axes)
+    base_key = _base_key(config, axes if space is None else [f"{axis.key}: {axis}" for axis in space.axes])
     if sweep.name is None:
         config.sweep.name = sweep.name = f"{slug(str(config.name))}-{base_key[:6]}"
-    return Plan(tuple(points), sweep, Path(config.hydra.sweep.dir), tuple(axes), base_key)
+    return Plan(tuple(points), sweep, Path(config.hydra.sweep.dir), tuple(axes), base_key, space)
+
+
+def _space(config: DictConfig, overrides: Sequence[Override], sweep: SweepConf) -> Space:
+    if sweep.seeds > 1:
+        fix = "leave it out; repeat the best points afterwards, as a sweep of their own"
+        raise ConfigError(Fault("sweep.seeds", "cannot repeat the points of a search", str(sweep.seeds), "1", fix))
+    fixed = [o.input_line or "" for o in overrides if not o.is_sweep_override()]
+    axes = [override for override in overrides if override.is_sweep_override()]
+    return build_space(config, axes, [override for override in fixed if not _is_hydras(override)])
 
 
 def _is_hydras(override: str) -> bool:
@@ -157,12 +174,11 @@ def _parse(overrides: list[str]) -> list[Override]:
 
 
 def _refuse_other_sweepers(config: DictConfig) -> None:
-    """Other sweepers choose points while they run, so that their points cannot be checked before."""
+    """Other sweepers know neither the sweep's folder nor its record."""
     target = str(config.hydra.sweeper._target_)
-    if not target.endswith(".PlannedSweeper"):
-        raise ConfigError(
-            Fault("hydra/sweeper", "cannot be planned", target, allowed="planned", fix="leave out hydra/sweeper")
-        )
+    if not target.endswith(".PlannedSweeper") and not is_search(config):
+        fix = "leave out hydra/sweeper, or hydra/sweeper=optuna"
+        raise ConfigError(Fault("hydra/sweeper", "cannot be planned", target, allowed="planned, optuna", fix=fix))
 
 
 def _refuse_sweep_values(overrides: list[str]) -> None:
