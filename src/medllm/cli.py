@@ -24,7 +24,8 @@ from medllm.config.run import RunConf
 from medllm.config.store import SCHEMAS
 from medllm.config.tracking import MlflowConf
 from medllm.config.validate import explain, to_run_conf
-from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError
+from medllm.console import console
+from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError, PointPrunedError
 from medllm.help import help_text
 from medllm.quiet import quiet_libraries
 from medllm.stopping import OWNER, stop
@@ -108,17 +109,25 @@ def overrides_first(arguments: list[str]) -> list[str]:
 
 
 def _run_sweep(main: Callable[[], Any], plan: Plan, overrides: list[str]) -> None:
-    from medllm.summary import print_plan
+    from medllm.summary import print_plan, print_search
     from medllm.sweep.identity import sameness_faults
     from medllm.sweep.outlook import outlooks
     from medllm.sweep.run import Sweep
 
-    prices = outlooks(plan.points, calibrate=plan.sweep.dry_run)
+    priced = len(plan.points) if plan.space is None else 1
+    prices = outlooks(plan.points[:priced], calibrate=plan.sweep.dry_run) + outlooks(plan.points[priced:])
     faults = sameness_faults(plan.points, [price.fingerprint for price in prices])
     if faults:
         raise ConfigError(faults)
-    sweep = Sweep(plan, prices)
-    print_plan([(point.label, sweep.state(point)) for point in sweep.points], prices, str(sweep.folder))
+    if plan.space is None:
+        sweep = Sweep(plan, prices)
+        print_plan([(point.label, sweep.state(point)) for point in sweep.points], prices, str(sweep.folder))
+    else:
+        from medllm.sweep.search import Search  # imports optuna
+
+        sweep = Search(plan, prices)
+        states = [sweep.state(point) for point in sweep.points]
+        print_search(plan.space, states, ", ".join(plan.points[0].overrides), prices[0], str(sweep.folder))
     if plan.sweep.dry_run:
         return
     sys.argv[1:1] = [f"hydra.sweep.dir='{plan.sweep_dir}'"]
@@ -152,7 +161,7 @@ def run_point(config: DictConfig) -> float:
     if sweeping:
         stop.file = folder.parent / STOP
         done = read_result(folder)
-        if done.get("status") == "FINISHED":  # an engine started it again
+        if done.get("status") in ("FINISHED", "PRUNED"):  # an engine started it again
             return float(done["objective"])
         if stop.requested():
             write_result(folder, "NOT STARTED", reason="the sweep was stopped")
@@ -169,6 +178,11 @@ def run_point(config: DictConfig) -> float:
             reason = "interrupted"  # the process that runs the sweep decides what it means
         else:
             raise
+    except PointPrunedError as error:
+        write_result(folder, "PRUNED", objective=error.loss, reason=str(error))
+        console.print(f"pruned {folder.name}: {error}", markup=False)
+        traceback.clear_frames(error.__traceback__)
+        return error.loss
     except Exception as error:
         known = isinstance(error, MedLLMError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
@@ -193,7 +207,7 @@ def run_point(config: DictConfig) -> float:
 def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, RunConf]:
     from medllm.experiment import check, run_training
     from medllm.result import result_metrics
-    from medllm.run_folder import SWEEP, SweepFile, write_result
+    from medllm.run_folder import STUDY, SWEEP, SweepFile, write_result
     from medllm.summary import print_point, print_run
     from medllm.sweep.rates import Rate, write_rate
 
@@ -201,7 +215,12 @@ def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, 
     check([Point((), conf)])
     options = {group: str(option) for group, option in HydraConfig.get().runtime.choices.items() if group in SCHEMAS}
     parent_id = SweepFile.load(folder.parent).parent_id if sweeping and (folder.parent / SWEEP).is_file() else ""
-    result = run_training(conf, folder, parent_id=parent_id, choices=options, is_point=sweeping)
+    report = None
+    if sweeping and (folder.parent / STUDY).is_file():
+        from medllm.sweep.study import reporter  # imports optuna
+
+        report = reporter(folder)
+    result = run_training(conf, folder, parent_id=parent_id, choices=options, is_point=sweeping, report=report)
     write_result(
         folder,
         "FINISHED",

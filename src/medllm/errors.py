@@ -10,6 +10,7 @@
     ├── ArtifactError      an artifact folder is damaged or incomplete
     ├── TrackingError      the run record cannot be written
     ├── HubError           an upload to the hub failed; the artifact on disk is complete
+    ├── PointPrunedError   a search gave a point up; no failure, and what it came to has been recorded already
     └── PointFailedError   one point of a sweep failed; its reason has been recorded already
 
 Any other exception is a defect of medllm or of a library, and keeps its traceback.
@@ -100,6 +101,21 @@ class TrackingError(MedLLMError):
 
 class HubError(MedLLMError):
     """The upload to the hub failed."""
+
+
+class PointPrunedError(MedLLMError):
+    """A search stopped this point at an evaluation, because others did better there.
+
+    Attributes:
+        loss: Held-out, at that evaluation.
+    """
+
+    def __init__(self, message: str, loss: float):
+        super().__init__(message, loss)
+        self.loss = loss
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class PointFailedError(MedLLMError):

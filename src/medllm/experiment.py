@@ -5,7 +5,7 @@ import gc
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from medllm.console import console
 from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets, build_datasets
 from medllm.data_view import data_view, write_data_report
-from medllm.errors import ConfigError, DeviceMemoryError, Fault
+from medllm.errors import ConfigError, DeviceMemoryError, Fault, PointPrunedError
 from medllm.foundation import Measured, foundation
 from medllm.inference.generate import build_generation_config
 from medllm.inference.samples import Samples
@@ -43,7 +43,15 @@ from medllm.tracking.lineage import git_state, hardware, versions
 from medllm.tracking.memory import peak_memory_gib, reset_peak_memory
 from medllm.tracking.record import Opening, Record, flatten
 from medllm.training.arguments import build_arguments
-from medllm.training.callbacks import NonFiniteGuard, ProgressBar, Recorder, SampleAnswers, StepTimer, StopOnRequest
+from medllm.training.callbacks import (
+    NonFiniteGuard,
+    ProgressBar,
+    Pruning,
+    Recorder,
+    SampleAnswers,
+    StepTimer,
+    StopOnRequest,
+)
 from medllm.training.checkpoint import newest_valid
 from medllm.training.label_proof import LabelProof, prove_labels
 from medllm.training.metrics import EvalMetrics, evaluate, precision
@@ -73,6 +81,7 @@ def run_training(
     parent_id: str = "",
     choices: Mapping[str, str] | None = None,
     is_point: bool = False,
+    report: Callable[[int, float], bool] | None = None,
 ) -> Result:
     """Trains, evaluates and saves, as the configuration says.
 
@@ -83,8 +92,10 @@ def run_training(
         choices: Option chosen of each group (`lora`: `dora`), for the run record; by default the schemas' names.
         is_point: Of a sweep: goes on from the newest complete checkpoint in its folder, in the same record, and leaves the
             base model for the next point.
+        report: Of a search: takes step and held-out loss at every evaluation, returns whether to give the point up.
 
     Raises:
+        PointPrunedError: if the search gave it up; the run record says KILLED, and `pruned`.
         MedLLMError: of the kind that fits; the run record says FAILED with the traceback.
     """
     started = time.perf_counter()
@@ -108,13 +119,21 @@ def run_training(
         if code.diff:
             (folder / "uncommitted.diff").write_text(code.diff, encoding="utf-8")
             record.log_artifact(folder / "uncommitted.diff")
-        result = _run(conf, folder, device, record, code.commit, started, str(checkpoint) if checkpoint else None)
+        resume = str(checkpoint) if checkpoint else None
+        result = _run(conf, folder, device, record, code.commit, started, resume, report)
         record.log_metrics(final_metrics(result), result.steps)
     return result
 
 
 def _run(
-    conf: RunConf, folder: Path, device: str, record: Record, commit: str, started: float, checkpoint: str | None
+    conf: RunConf,
+    folder: Path,
+    device: str,
+    record: Record,
+    commit: str,
+    started: float,
+    checkpoint: str | None,
+    report: Callable[[int, float], bool] | None,
 ) -> Result:
     """The table of contents of a run."""
     tokenizer = build_tokenizer(conf.model)
@@ -145,18 +164,21 @@ def _run(
         trainer.add_callback(progress)
         stopping = StopOnRequest(stop.requested)
         trainer.add_callback(stopping)
+        pruning = Pruning(report or (lambda step, loss: False))
+        trainer.add_callback(pruning)
         trainer.train(resume_from_checkpoint=checkpoint)
     if stopping.stopped:
         stop.raise_now()
+    if pruning.loss is not None:
+        _record_curves(trainer, before, conf, folder, record)
+        foundation.take_back(model, conf.lora)
+        said = f"held-out loss {pruning.loss:.4f} at step {trainer.state.global_step} of {trainer.state.max_steps}"
+        record.set_tags({"pruned": said})
+        raise PointPrunedError(said, pruning.loss)
     after = _final_evaluation(trainer) if datasets.eval else None
     answers_after = samples.take(model, trainer.state.global_step)
 
-    history = trainer.state.log_history
-    train_loss = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
-    held_out = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
-    curve = [(0, before.loss), *held_out] if before else []
-    record.log_artifact(plot_loss(train_loss, curve, conf.name, folder / "loss.png"))
-    write_history(folder, train_loss, curve)
+    _record_curves(trainer, before, conf, folder, record)
     if trainer.eval_losses is not None:
         record.log_artifact(trainer.eval_losses.save(folder))
 
@@ -245,6 +267,17 @@ def _final_evaluation(trainer: MedTrainer) -> EvalMetrics:
     if last.get("step") != trainer.state.global_step:
         last = trainer.evaluate()
     return EvalMetrics(**{name: last[f"eval_{name}"] for name in EvalMetrics.__dataclass_fields__})
+
+
+def _record_curves(
+    trainer: MedTrainer, before: EvalMetrics | None, conf: RunConf, folder: Path, record: Record
+) -> None:
+    history = trainer.state.log_history
+    train_loss = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+    held_out = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
+    curve = [(0, before.loss), *held_out] if before else []
+    record.log_artifact(plot_loss(train_loss, curve, conf.name, folder / "loss.png"))
+    write_history(folder, train_loss, curve)
 
 
 def _record_data(datasets: Datasets, conf: RunConf, renderer: Renderer, folder: Path, record: Record) -> None:
@@ -364,6 +397,9 @@ def _kept_foundation(keep: bool) -> Iterator[None]:
     try:
         yield
         kept = keep
+    except PointPrunedError:
+        kept = keep
+        raise
     finally:
         if not kept:
             foundation.clear()

@@ -6,6 +6,7 @@
     <run>/record_id                   its run in the tracking store
     <run>/eval_losses.safetensors     final loss of each held-out conversation
     <sweep>/sweep.json                parent record, axes, points
+    <sweep>/study.db                  Optuna's trials, of a search
     <sweep>/<point>/                  a run each
 
 Points may run in other processes or on other machines, so a sweep and its points talk to each other through these files.
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 RESULT, HISTORY, LOSSES = "result.json", "history.json", "eval_losses.safetensors"
-RECORD, SWEEP, STOP = "record_id", "sweep.json", "stop"
+RECORD, SWEEP, STOP, STUDY = "record_id", "sweep.json", "stop", "study.db"
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def write_whole(path: Path, text: str) -> Path:
 
 
 def write_result(folder: Path, status: str, *, objective: float | None = None, **rest: Any) -> None:
-    """What became of a run: FINISHED, FAILED or KILLED, its objective, its metrics, its reason."""
+    """What became of a run: FINISHED, PRUNED, FAILED or KILLED, its objective, its metrics, its reason."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / RESULT, json.dumps({"status": status, "objective": objective, **rest}, indent=2))
 

@@ -87,6 +87,34 @@ def print_plan(points: list[tuple[str, str]], prices: Sequence[Any], folder: str
     )
 
 
+def print_search(space: Any, states: Sequence[str], point: str, price: Any, folder: str) -> None:
+    """The plan of a search: its space, and what a representative point will take.
+
+    Args:
+        space: A `medllm.config.search.Space`.
+        states: Of the points there are.
+        point: The representative one's label.
+        price: Its `medllm.sweep.outlook.Outlook`.
+        folder: The search's.
+    """
+    count = space.conf.n_trials
+    console.print(f"\nsearch of {count} trials, {space.n_jobs} at once", markup=False)
+    lines = {axis.key: str(axis) for axis in space.axes}
+    width = max(map(len, lines))
+    for key, text in lines.items():
+        console.print(f"  {key:<{width}}  {text}", markup=False)
+    time = f", {duration(price.seconds)} (from {price.rate.source})" if price.rate is not None else ""
+    share = f"{price.trainable:,} parameters trained ({100 * price.trainable / price.total:.2f} %)"
+    console.print(f"a point   {point}: {share}, {price.steps:,} steps, {price.tokens:,} tokens{time}", markup=False)
+    done = sum(state in ("finished", "pruned", "failed") for state in states)
+    left = max(count - len(states), 0) + len(states) - done
+    known = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    total = f"about {duration(left * price.seconds)} one after another, less what is pruned"
+    total = total if math.isfinite(price.seconds) else "time not measured yet"
+    console.print(f"to do     {left} trials, {total}{f'; there are {known}' if known else ''}", markup=False)
+    console.print(f"folder    {folder}", markup=False)
+
+
 def print_points(rows: list[dict[str, Any]], title: str) -> None:
     """The table of a sweep: points by held-out loss, failed ones last with their reason."""
     table = Table(title=title, title_justify="left")

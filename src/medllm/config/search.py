@@ -107,10 +107,8 @@ class Axis:
     def probes(self) -> list[str]:
         """Values to check before the search starts: one from the middle, then every choice or both ends."""
         found = self.values()
-        if found:
-            middle = found[len(found) // 2]
-        else:
-            middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
+        center = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
+        middle = found[len(found) // 2] if found else center
         ends = self.choices or (self.low, self.high) if self.step is None else (int(self.low), int(self.high))
         return list(dict.fromkeys(self.text(value) for value in (middle, *ends)))
 
@@ -147,11 +145,8 @@ class Space:
     def probes(self) -> list[tuple[str, ...]]:
         """Points to check before the search starts: a representative one, then each axis at each of its probes."""
         middle = {axis.key: axis.probes()[0] for axis in self.axes}
-        found = [tuple(f"{key}={text}" for key, text in middle.items())]
-        for axis in self.axes:
-            for probe in axis.probes()[1:]:
-                found.append(tuple(f"{key}={text}" for key, text in {**middle, axis.key: probe}.items()))
-        return found
+        others = [{**middle, axis.key: probe} for axis in self.axes for probe in axis.probes()[1:]]
+        return [tuple(f"{key}={text}" for key, text in values.items()) for values in (middle, *others)]
 
     @property
     def size(self) -> float:
@@ -216,7 +211,8 @@ def build_space(config: DictConfig, overrides: Sequence[Override], fixed: Sequen
         ConfigError: with the faults of all axes.
     """
     conf = to_search_conf(config)
-    axes, faults = [], []
+    axes: list[Axis] = []
+    faults: list[Fault] = []
     for override in overrides:
         try:
             axes.append(_axis(override))
@@ -261,5 +257,7 @@ def _axis(override: Override) -> Axis:
     if log and axis.low <= 0:
         raise ConfigError(Fault(key, "cannot be logarithmic", written, allowed="a lower end above 0"))
     if log and axis.step not in (None, 1):
-        raise ConfigError(Fault(key, "cannot be logarithmic and in steps", written, fix="leave the tag or the step out"))
+        raise ConfigError(
+            Fault(key, "cannot be logarithmic and in steps", written, fix="leave the tag or the step out")
+        )
     return axis

@@ -16,10 +16,11 @@ from medllm.tracking.record import flatten
 
 def point_key(conf: RunConf, fingerprint: str) -> str:
     """Identifies a point: its whole resolved configuration and the conversations it draws."""
-    return _hash([resolved(conf), fingerprint])
+    return digest([resolved(conf), fingerprint])
 
 
-def _hash(value: Any) -> str:
+def digest(value: Any) -> str:
+    """A short hash of plain values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -61,7 +62,7 @@ def outcome_key(conf: RunConf, fingerprint: str) -> str:
         for name, value in flatten(resolved(conf)).items()
         if name not in inert and name.partition(".")[0] not in WITHOUT_EFFECT and not name.startswith(preparing)
     }
-    return _hash([leaves, effective_batching(conf).name, fingerprint])
+    return digest([leaves, effective_batching(conf).name, fingerprint])
 
 
 def sameness_faults(points: Sequence[Point], fingerprints: Sequence[str]) -> list[Fault]:

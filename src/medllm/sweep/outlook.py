@@ -59,6 +59,17 @@ def optimizer_steps(conf: RunConf, num_rows: int) -> tuple[int, float]:
     return math.ceil(conf.trainer.num_train_epochs * per_epoch), per_epoch
 
 
+def data_name(conf: RunConf) -> str:
+    """Equal for runs on the same prepared data."""
+    return repr((conf.data, conf.model, effective_batching(conf), conf.seed))
+
+
+def prepare(conf: RunConf) -> Datasets:
+    """The data of a run, prepared or from the cache."""
+    renderer = Renderer(build_tokenizer(conf.model).tokenizer, conf.data.system_prompt)
+    return build_datasets(conf.data, renderer, effective_batching(conf), conf.seed)
+
+
 def outlooks(points: Sequence[Point], *, calibrate: bool = False) -> list[Outlook]:
     """Prepares the data of all points, which is needed anyway, and prices each.
 
@@ -73,10 +84,9 @@ def outlooks(points: Sequence[Point], *, calibrate: bool = False) -> list[Outloo
     found = []
     for point in points:
         conf = point.conf
-        name = repr((conf.data, conf.model, effective_batching(conf), conf.seed))
+        name = data_name(conf)
         if name not in datasets:
-            renderer = Renderer(build_tokenizer(conf.model).tokenizer, conf.data.system_prompt)
-            datasets = {name: build_datasets(conf.data, renderer, effective_batching(conf), conf.seed)}
+            datasets = {name: prepare(conf)}
         found.append(_outlook(conf, datasets[name], calibrate))
     return found
 

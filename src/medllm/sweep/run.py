@@ -9,7 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from medllm.comparison.report import compare_sweep, print_comparison, write_comparison
-from medllm.config.plan import Plan, Point
+from medllm.config.plan import Plan
 from medllm.config.run import RunConf
 from medllm.config.store import slug
 from medllm.console import console
@@ -20,6 +20,9 @@ from medllm.summary import print_points
 from medllm.sweep.outlook import Outlook
 from medllm.tracking.build import open_record
 from medllm.tracking.record import Opening, Record
+
+# What is over and no failure.
+ENDED = ("FINISHED", "PRUNED")
 
 _current: list["Sweep"] = []
 
@@ -44,7 +47,7 @@ class Sweep:
         self.file = self._read(plan)
         known = {point.key: point for point in self.file.points}
         self.points = [
-            known.get(price.key) or _sweep_point(point, price.key, plan.axes)
+            known.get(price.key) or sweep_point(point.overrides, point.command, price.key, plan.axes)
             for point, price in zip(plan.points, prices, strict=True)
         ]
         self.file.points += [point for point in self.points if point.key not in known]
@@ -64,21 +67,24 @@ class Sweep:
         return read_result(self.folder / point.folder)
 
     def state(self, point: SweepPoint) -> str:
-        """What typing the line again means for a point: `finished`, `failed`, `resumes`, `retries` or `new`."""
+        """What typing the line again means for a point: `finished`, `pruned`, `failed`, `resumes`, `retries` or `new`."""
         status = self.result(point).get("status", "")
-        if status == "FINISHED":
-            return "finished"
+        if status in ENDED:
+            return str(status).lower()
         if status == "FAILED":
             return "retries" if self.plan.sweep.retry_failed else "failed"
         return "resumes" if (self.folder / point.folder).is_dir() else "new"
 
     def todo(self) -> list[SweepPoint]:
         """Points to run now, in the order of the plan."""
-        return [point for point in self.points if self.state(point) not in ("finished", "failed")]
+        return [point for point in self.points if self.state(point) not in ("finished", "pruned", "failed")]
 
     def launch(self, launcher: Any) -> None:
-        """Runs what is left with a Hydra launcher; results come back through the points' folders."""
-        points = self.todo()
+        """Runs what is left."""
+        self.start(launcher, self.todo())
+
+    def start(self, launcher: Any, points: Sequence[SweepPoint]) -> None:
+        """Runs points with a Hydra launcher; results come back through their folders."""
         for point in points:
             (self.folder / point.folder / RESULT).unlink(missing_ok=True)
         jobs = [[*point.overrides, f"hydra.sweep.subdir='{point.folder}'"] for point in points]
@@ -142,7 +148,7 @@ class Sweep:
             lock.release()
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per point, best objective first, then those without one in the order of the plan.
+        """One row per point, best objective first, then pruned ones, then those without one in the order of the plan.
 
         A point without a result never ended: its process was killed, or it was never started.
         """
@@ -151,11 +157,16 @@ class Sweep:
             started = (self.folder / point.folder).is_dir()
             result = self.result(point) or {"status": "KILLED" if started else "NOT STARTED"}
             found.append({"number": number, "label": point.label, "folder": point.folder, **result})
-        return sorted(found, key=lambda row: (row.get("objective") is None, row.get("objective") or 0.0, row["number"]))
+
+        def rank(row: dict[str, Any]) -> tuple[bool, bool, float, int]:
+            objective = row.get("objective")
+            return (objective is None, row["status"] == "PRUNED", objective or 0.0, row["number"])
+
+        return sorted(found, key=rank)
 
     def _refuse_unfinished(self) -> None:
         rows = self.rows()
-        bad = [row for row in rows if row["status"] != "FINISHED"]
+        bad = [row for row in rows if row["status"] not in ENDED]
         if bad:
             points = "; ".join(f"{row['label']} {row['status']}" for row in bad)
             raise PointFailedError(
@@ -175,6 +186,7 @@ class Sweep:
                 cost = [metrics.get("perf/seconds", ""), metrics.get("perf/peak_memory_gib", "")]
                 writer.writerow([row["label"], row["status"], row.get("objective", ""), *cost, row.get("reason", "")])
         record.log_artifact(table)
+        record.log_artifact(self.folder / SWEEP)  # a search's has grown
         finished = [row for row in rows if row["status"] == "FINISHED"]
         if len(finished) > 1:
             comparison = compare_sweep(self.folder)
@@ -188,8 +200,15 @@ class Sweep:
             record.log_metrics({"sweep/best_eval_loss": finished[0]["objective"], "sweep/finished": len(finished)}, 0)
 
 
-def _sweep_point(point: Point, key: str, axes: Sequence[str]) -> SweepPoint:
-    values = dict(override.partition("=")[::2] for override in point.overrides)
-    label = ", ".join(point.overrides)
-    folder = f"{slug(','.join(point.overrides))}-{key[:8]}"
-    return SweepPoint(folder, label, {axis: values[axis] for axis in axes}, list(point.command), key)
+def sweep_point(overrides: Sequence[str], command: Sequence[str], key: str, axes: Sequence[str]) -> SweepPoint:
+    """A point as the sweep's folder will know it.
+
+    Args:
+        overrides: What distinguishes it.
+        command: The command line that makes it alone.
+        key: See `medllm.sweep.identity.point_key`.
+        axes: Keys that differ between points.
+    """
+    values = dict(override.partition("=")[::2] for override in overrides)
+    folder = f"{slug(','.join(overrides))}-{key[:8]}"
+    return SweepPoint(folder, ", ".join(overrides), {axis: values[axis] for axis in axes}, list(command), key)

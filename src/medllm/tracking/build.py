@@ -12,6 +12,8 @@ from medllm.tracking.record import Opening, Record
 def open_record(conf: TrackingConf, opening: Opening) -> Iterator[Record]:
     """Opens a run's record and closes it with the truth: FINISHED, FAILED with the traceback, or KILLED.
 
+    A point that a search gave up was killed.
+
     Raises:
         TrackingError: if the store cannot be opened.
     """

@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from medllm.config.tracking import MlflowConf
 from medllm.console import console
-from medllm.errors import TrackingError
+from medllm.errors import PointPrunedError, TrackingError
 from medllm.tracking.record import Opening, Record
 
 # Fail within seconds instead of MLflow's four minutes when a server is gone.
@@ -154,7 +154,7 @@ def open_mlflow_record(conf: MlflowConf, opening: Opening) -> Iterator[MlflowRec
     try:
         yield record
         status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, PointPrunedError):
         status = "KILLED"
         raise
     except Exception as error:

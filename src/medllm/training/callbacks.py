@@ -104,6 +104,33 @@ class StopOnRequest(TrainerCallback):
             control.should_evaluate = control.should_save = control.should_log = False
 
 
+class Pruning(TrainerCallback):
+    """Reports held-out losses to a search, and ends training where the search gives the run up.
+
+    Args:
+        report: Takes the optimizer step and the loss; returns whether to give up.
+
+    Attributes:
+        loss: At which it was given up; None if it was not.
+    """
+
+    def __init__(self, report: Callable[[int, float], bool]):
+        self.report = report
+        self.loss: float | None = None
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        """A loss that is not finite is no reason to prune: it is a failure, which others report."""
+        loss = (metrics or {}).get("eval_loss", math.nan)
+        if math.isfinite(loss) and self.report(state.global_step, loss) and state.global_step < state.max_steps:
+            self.loss = loss
+            control.should_training_stop, control.should_save = True, False
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Given up in the middle of an epoch is not at its end."""
+        if self.loss is not None:
+            control.should_evaluate = control.should_save = control.should_log = False
+
+
 class Recorder(TrainerCallback):
     """Hands every logged number to the run record, by step.
 
