@@ -82,6 +82,6 @@ def reporter(folder: Path) -> Callable[[int, float], bool] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a step that was reported before the point was resumed
             mine[0].report(loss, step)
-        return mine[0].should_prune()
+        return bool(mine[0].should_prune())
 
     return report
