@@ -20,6 +20,7 @@ from medllm.config.plan import make_plan
 from medllm.config.search import SearchConf
 from medllm.errors import ConfigError
 from medllm.run_folder import SweepFile, read_result, write_result
+from medllm.stopping import stop
 from medllm.sweep.outlook import outlooks
 from medllm.sweep.search import Search
 from medllm.sweep.study import POINT, ask, open_study, reporter, suggest
@@ -202,6 +203,28 @@ def test_points_at_once(search: Type) -> None:
     assert len(set(launcher.ran)) == 7
 
 
+def test_a_stopped_search_keeps_its_trials(search: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points interrupted in processes of their own go on later; no other is started."""
+
+    def interrupted(values: dict[str, str]) -> dict[str, Any]:
+        monkeypatch.setattr(stop, "signum", signal.SIGINT)
+        return {"status": "KILLED", "reason": "interrupted"}
+
+    line = ["lora.r=4,8", RATE, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2"]
+    stopped = search(*line, outcome=interrupted)
+    assert states(tmp_path) == ["RUNNING", "RUNNING"]
+    monkeypatch.setattr(stop, "signum", 0)
+    assert search(*line).ran[:2] == stopped.ran
+    assert states(tmp_path) == ["COMPLETE"] * 3
+
+
+def test_another_space_needs_another_name(search: Type) -> None:
+    """What was learned in one space says nothing about another."""
+    search("lora.r=4,8", "hydra.sweeper.n_trials=1")
+    with pytest.raises(ConfigError, match=r"holds a sweep over lora\.r with other settings or axes"):
+        search("lora.r=4,8,16", "hydra.sweeper.n_trials=1")
+
+
 def test_an_engine_that_does_not_run_ends_the_search(search: Type) -> None:
     """It is not asked to run all trials, one after another, in vain."""
 
@@ -326,6 +349,7 @@ def test_the_contract(engine: list[str], tiny_overrides: list[str], tmp_path: Pa
                 assert finished.setdefault(path, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
         if done.returncode >= 0 and len(list((tmp_path / "sweep").glob("*/result.json"))) == 10:
             break
+    assert (tmp_path / "marker").exists()  # the kill has happened
     points = SweepFile.load(tmp_path / "sweep").points
     assert len(points) == 10, done.stderr[-3000:]
     found = {point.label: read_result(tmp_path / "sweep" / point.folder)["status"] for point in points}
