@@ -3,11 +3,11 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import Trainer
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -20,6 +20,16 @@ from medllm.training.metrics import SampleSums, conversation_losses, evaluate, p
 
 # The Trainer's numbers that transformers does not keep, beside its own state in a checkpoint.
 COUNTERS = "counters.json"
+
+
+class Progress(NamedTuple):
+    """How far training was at a training log; what is logged next is the difference to it."""
+
+    step: int = 0
+    num_tokens: int = 0
+    num_supervised_tokens: int = 0
+    loss_sum: float = 0.0
+    train_seconds: float = 0.0
 
 
 class SeededLengthGroupedSampler(LengthGroupedSampler):
@@ -48,7 +58,7 @@ class MedTrainer(Trainer):
         it does not change with micro-batches, accumulation or packing; computes logits only where they are needed.
     training_step: counts tokens.
     evaluation_loop: sums over counts in constant memory; the stock loop averages batch means and keeps logits.
-    log: adds throughput.
+    log: adds throughput; the loss is the mean of the steps since the last log, also if a resume lies between.
     train, _save_checkpoint: keep the numbers below over a resume, and seal checkpoints.
     _get_train_sampler: groups by length under every version of transformers 5, resumably.
 
@@ -81,7 +91,7 @@ class MedTrainer(Trainer):
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.args.device)
         self.train_seconds = 0.0
         self.eval_losses: ConversationLosses | None = None
-        self._logged: tuple[int, int, float] = (0, 0, 0.0)
+        self._logged = Progress()
 
     def training_step(
         self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
@@ -137,15 +147,21 @@ class MedTrainer(Trainer):
         return EvalLoopOutput(None, None, metrics.as_dict(f"{metric_key_prefix}_"), num_samples)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds tokens per second since the last training log."""
+        """Adds tokens per second since the last training log, and takes the loss from the sum that checkpoints keep."""
         if "loss" in logs:
-            now = (int(self.num_tokens), int(self.num_supervised_tokens), self.train_seconds)
-            tokens, supervised, seconds = (new - old for new, old in zip(now, self._logged, strict=True))
+            now, last = self._progress(self.state.global_step), self._logged
+            seconds = now.train_seconds - last.train_seconds
+            logs["loss"] = (now.loss_sum - last.loss_sum) / max(now.step - last.step, 1)
             if seconds > 0:
-                logs["tokens_per_second"] = tokens / seconds
+                logs["tokens_per_second"] = (now.num_tokens - last.num_tokens) / seconds
+                supervised = now.num_supervised_tokens - last.num_supervised_tokens
                 logs["supervised_tokens_per_second"] = supervised / seconds
             self._logged = now
         super().log(logs, start_time)
+
+    def _progress(self, step: int) -> Progress:
+        counts = (int(self.num_tokens), int(self.num_supervised_tokens))
+        return Progress(step, *counts, float(self.loss_sum), self.train_seconds)
 
     @property
     def mean_train_loss(self) -> float:
@@ -154,14 +170,20 @@ class MedTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: Any = None, **arguments: Any) -> Any:
         """Trains, going on with the numbers of the checkpoint where there is one."""
-        path = Path(resume_from_checkpoint) / COUNTERS if resume_from_checkpoint else None
-        if path is not None and path.is_file():
-            counters = json.loads(path.read_text())
-            self.train_seconds = counters.pop("train_seconds")
-            for name, value in counters.items():
-                getattr(self, name).fill_(value)
-            self._logged = (int(self.num_tokens), int(self.num_supervised_tokens), self.train_seconds)
+        if resume_from_checkpoint:
+            self._restore(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **arguments)
+
+    def _restore(self, checkpoint: Path) -> None:
+        path = checkpoint / COUNTERS
+        counters = json.loads(path.read_text()) if path.is_file() else {}
+        logged = counters.pop("logged", None)
+        self.train_seconds = counters.pop("train_seconds", 0.0)
+        for name, value in counters.items():
+            getattr(self, name).fill_(value)
+        # A checkpoint that does not say what was logged last is taken as just logged.
+        step = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).global_step
+        self._logged = Progress(*logged) if logged else self._progress(step)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir)
@@ -169,7 +191,8 @@ class MedTrainer(Trainer):
         shutil.rmtree(checkpoint, ignore_errors=True)  # a damaged one that was passed over at the resume
         super()._save_checkpoint(model, trial)
         names = ("num_tokens", "num_supervised_tokens", "loss_sum")
-        counters = {name: getattr(self, name).item() for name in names} | {"train_seconds": self.train_seconds}
+        counters = {name: getattr(self, name).item() for name in names}
+        counters |= {"train_seconds": self.train_seconds, "logged": self._logged}
         (checkpoint / COUNTERS).write_text(json.dumps(counters))
         seal(checkpoint)
         for path in checkpoints(folder):  # later ones were damaged, or this run would have gone on from them
