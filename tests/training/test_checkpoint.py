@@ -25,30 +25,41 @@ def losses(trainer: Any) -> list[tuple[int, float]]:
     return [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
 
 
+@pytest.mark.parametrize("logging_steps", [1, 3])
 @pytest.mark.parametrize("batching", ["packed", "length_grouped"])
-def test_stopped_and_resumed_equals_uninterrupted(batching: str, dialogues: Path, tmp_path: Path) -> None:
-    """Weights, losses, tokens and the mean loss are bit for bit those of a run that nobody stopped, over an epoch's end."""
+def test_stopped_and_resumed_equals_uninterrupted(
+    batching: str, logging_steps: int, dialogues: Path, tmp_path: Path
+) -> None:
+    """Weights, losses, tokens and the mean loss are bit for bit those of a run that nobody stopped.
+
+    Stopped in the middle of the second epoch and resumed into the third; with several steps to a log, between two logs.
+    """
     own = (
-        "trainer.max_steps=9",
-        "trainer.gradient_accumulation_steps=2",
+        "trainer.max_steps=14",
+        "trainer.gradient_accumulation_steps=4",
+        "trainer.per_device_train_batch_size=1",
         "trainer.eval_strategy=no",
+        f"trainer.logging_steps={logging_steps}",
         "lora.lora_dropout=0.1",
+        "data.max_length=128",
         f"data.batching={batching}",
     )
     conf = tiny_run(dialogues, *own)
     whole = trainer_of(conf, tmp_path / "whole")
     whole.train()
     first = trainer_of(conf, tmp_path / "parts")
-    stopping = StopOnRequest(lambda: first.state.global_step >= 5)
+    stopping = StopOnRequest(lambda: first.state.global_step >= 8)
     first.add_callback(stopping)
     first.train()
     assert stopping.stopped
-    assert first.state.global_step == 5
+    assert first.state.global_step == 8
     checkpoint = newest_valid(tmp_path / "parts")
     assert checkpoint is not None
-    assert checkpoint.name == "checkpoint-5"
+    assert checkpoint.name == "checkpoint-8"
     second = trainer_of(conf, tmp_path / "parts")
     second.train(resume_from_checkpoint=str(checkpoint))
+    assert 1 < first.state.epoch < 2 < second.state.epoch
+    assert [step for step, _ in losses(whole)] == sorted({1, *range(logging_steps, 15, logging_steps)})
     assert losses(second) == losses(whole)
     assert second.mean_train_loss == whole.mean_train_loss
     assert int(second.num_tokens) == int(whole.num_tokens)
