@@ -1,6 +1,8 @@
 """Checkpoints are whole or do not count, and going on from one is as if nothing had happened."""
 
+import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from medllm.training.callbacks import StopOnRequest
-from medllm.training.checkpoint import MANIFEST, checkpoints, fault, newest_valid
+from medllm.training.checkpoint import MANIFEST, checkpoints, fault, newest_valid, seal
 from tests.training.runs import tiny_run, trainer_of
 
 SAVING = ("trainer.max_steps=6", "trainer.save_strategy=steps", "trainer.save_steps=1", "trainer.eval_strategy=no")
@@ -112,6 +114,32 @@ def test_damaged_checkpoints_are_passed_over(
         assert f"{name} {reason}" in said
     shutil.rmtree(found["checkpoint-1"])
     assert newest_valid(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "7", "{}", '{"files": ["a"]}', '{"files": "a"}', '{"files": null}']
+)
+def test_a_manifest_of_another_shape_is_damaged(text: str, tmp_path: Path) -> None:
+    """Whatever is in it, there is a reason to tell and no exception."""
+    (tmp_path / MANIFEST).write_text(text)
+    assert fault(tmp_path) == f"has a damaged {MANIFEST}"
+
+
+def test_a_seal_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is synchronised after the rename; a file system that cannot do so is no reason to fail."""
+    synced: list[tuple[bool, bool]] = []
+
+    def fsync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        synced.append((is_folder, (tmp_path / MANIFEST).is_file()))
+        if is_folder:
+            raise OSError("not supported")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    (tmp_path / "weights").write_text("1")
+    seal(tmp_path)
+    assert synced == [(False, False), (False, False), (True, True)]
+    assert fault(tmp_path) == ""
 
 
 @pytest.mark.parametrize("batching", ["packed", "length_grouped"])

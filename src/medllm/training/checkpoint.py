@@ -5,6 +5,7 @@ others. A folder without a seal was being written when its process died; one who
 is ever resumed from.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -35,15 +36,26 @@ def seal(checkpoint: Path) -> None:
         out.flush()
         os.fsync(out.fileno())
     staged.replace(checkpoint / MANIFEST)
+    _sync_folder(checkpoint)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename last through a power cut, where folders can be synchronised; Windows and some file systems refuse."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def fault(checkpoint: Path) -> str:
     """Why a checkpoint cannot be resumed from; empty if it can."""
     try:
-        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = dict(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"].items())
     except FileNotFoundError:
         return "is not complete: its process died while writing it"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or of another shape
         return f"has a damaged {MANIFEST}"
     for name, digest in files.items():
         path = checkpoint / name
