@@ -26,9 +26,10 @@ from medllm.config.tracking import MlflowConf
 from medllm.config.validate import explain, to_run_conf
 from medllm.console import console
 from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError, PointPrunedError
+from medllm.gpus import claim_gpu, refuse_sharing
 from medllm.help import help_text
 from medllm.quiet import quiet_libraries
-from medllm.stopping import OWNER, stop
+from medllm.stopping import is_sweeps_child, stop
 
 Value = TypeVar("Value", int, str)
 
@@ -114,6 +115,8 @@ def _run_sweep(main: Callable[[], Any], plan: Plan, overrides: list[str]) -> Non
     from medllm.sweep.outlook import outlooks
     from medllm.sweep.run import Sweep
 
+    if any(not point.conf.trainer.use_cpu for point in plan.points):
+        refuse_sharing(plan.processes)
     priced = len(plan.points) if plan.space is None else 1
     prices = outlooks(plan.points[:priced], calibrate=plan.sweep.dry_run) + outlooks(plan.points[priced:])
     faults = sameness_faults(plan.points, [price.fingerprint for price in prices])
@@ -154,8 +157,6 @@ def run_point(config: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode is RunMode.MULTIRUN
-    from medllm.experiment import free_memory
-    from medllm.hub import push
     from medllm.run_folder import RESULT, STOP, read_result, write_result
 
     if sweeping:
@@ -163,18 +164,23 @@ def run_point(config: DictConfig) -> float:
         done = read_result(folder)
         if done.get("status") in ("FINISHED", "PRUNED"):  # an engine started it again
             return float(done["objective"])
+        if is_sweeps_child() and not config.trainer.use_cpu:
+            claim_gpu(stop.requested)
         if stop.requested():
             write_result(folder, "NOT STARTED", reason="the sweep was stopped")
             raise PointFailedError("the sweep was stopped before this point")
     elif (folder / RESULT).exists():
         raise ConfigError(Fault("hydra.run.dir", "holds a run already", str(folder), fix="choose another folder"))
+    from medllm.experiment import free_memory  # imports what touches CUDA: only after a GPU is claimed
+    from medllm.hub import push
+
     stop.listen()
     reason = ""
     try:
         objective, conf = _train(config, folder, sweeping=sweeping)
     except (KeyboardInterrupt, SystemExit):
         write_result(folder, "KILLED", reason="interrupted")
-        if OWNER in os.environ and os.environ[OWNER] != str(os.getpid()):
+        if is_sweeps_child():
             reason = "interrupted"  # the process that runs the sweep decides what it means
         else:
             raise

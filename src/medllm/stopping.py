@@ -18,6 +18,11 @@ from medllm.console import console
 OWNER = "MEDLLM_SWEEP_PID"
 
 
+def is_sweeps_child() -> bool:
+    """Whether another process runs the sweep that this process runs a point of."""
+    return os.environ.get(OWNER, str(os.getpid())) != str(os.getpid())
+
+
 class Stop:
     """Whether somebody asked this process to stop, and what may still be finished then.
 
@@ -67,8 +72,7 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             return
         signal.signal(signal.SIGTERM, self.handle)
-        mine = os.environ.get(OWNER, str(os.getpid())) == str(os.getpid())
-        signal.signal(signal.SIGINT, self.handle if mine else signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN if is_sweeps_child() else self.handle)
 
 
 stop = Stop()

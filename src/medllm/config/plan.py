@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,6 +51,7 @@ class Plan:
         axes: Keys with several values, in the order of the command line.
         base_key: Identifies what all points share, whatever the values of the axes; seeds left out.
         space: What a search draws its points from; None for any other sweep.
+        processes: How many at most run points at once on this machine, where the launcher says so.
     """
 
     points: tuple[Point, ...]
@@ -58,6 +60,7 @@ class Plan:
     axes: tuple[str, ...] = ()
     base_key: str = ""
     space: Space | None = None
+    processes: int = 1
 
 
 def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None = None) -> Plan:
@@ -104,7 +107,8 @@ def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None =
     base_key = _base_key(config, axes if space is None else [f"{axis.key}: {axis}" for axis in space.axes])
     if sweep.name is None:
         config.sweep.name = sweep.name = f"{slug(str(config.name))}-{base_key[:6]}"
-    return Plan(tuple(points), sweep, Path(config.hydra.sweep.dir), tuple(axes), base_key, space)
+    processes = min(_processes(config), len(points) if space is None else space.n_jobs)
+    return Plan(tuple(points), sweep, Path(config.hydra.sweep.dir), tuple(axes), base_key, space, processes)
 
 
 def _space(config: DictConfig, overrides: Sequence[Override], sweep: SweepConf) -> Space:
@@ -114,6 +118,12 @@ def _space(config: DictConfig, overrides: Sequence[Override], sweep: SweepConf) 
     fixed = [o.input_line or "" for o in overrides if not o.is_sweep_override()]
     axes = [override for override in overrides if override.is_sweep_override()]
     return build_space(config, axes, [override for override in fixed if not _is_hydras(override)])
+
+
+def _processes(config: DictConfig) -> int:
+    """Of the joblib launcher, which counts negative numbers back from all cores; others bring their own GPUs or have none."""
+    jobs = int(OmegaConf.select(config, "hydra.launcher.n_jobs") or 1)
+    return jobs if jobs > 0 else max((os.cpu_count() or 1) + 1 + jobs, 1)
 
 
 def _is_hydras(override: str) -> bool:
