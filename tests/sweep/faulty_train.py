@@ -1,12 +1,13 @@
-"""train.py with two faults: the point of rank 4 and seed 66 raises, that of rank 8 and seed 65 is killed at its third step.
+"""train.py with three faults. The point of rank 4 and seed 66 raises.
 
-It is killed once only: the marker file that `MARKER` names says that it has happened. Faults are installed inside the job, so
-that they reach every process an engine starts.
+The point of rank 8 and seed 65 is killed at its third step, that of rank 16 hangs there; each once only: the marker file that
+`name` names says that it has happened. Faults are installed inside the job, so that they reach every process an engine starts.
 """
 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from omegaconf import DictConfig
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
+
+# Seconds; far longer than a test waits.
+HANG = 600
 
 
 def install(config: DictConfig) -> None:
@@ -30,6 +34,9 @@ def install(config: DictConfig) -> None:
         if (rank, seed) == (8, 65) and self.state.global_step == 2 and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if rank == 16 and self.state.global_step == 2 and not marker.exists():
+            marker.touch()
+            time.sleep(HANG)
         return step(self, *arguments, **more)
 
     MedTrainer.unharmed_step = step  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,43 @@ def test_ctrl_c_leaves_a_sweep_that_resumes(tiny_overrides: list[str], tmp_path:
     whole = subprocess.run([*line, f"hydra.sweep.dir={folder}"], capture_output=True, text=True, cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     assert losses(folder) == resumed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("engine", ["in process", "joblib"])
+def test_a_second_ctrl_c_stops_at_once(engine: str, tiny_overrides: list[str], tmp_path: Path) -> None:
+    """In the middle of a step that takes minutes, without its checkpoint; the same line then completes the sweep."""
+    import signal
+    import time
+
+    own = [override for override in tiny_overrides if not override.startswith(("hydra.run.dir", "trainer.max_steps"))]
+    line = [sys.executable, str(SCRIPT), *own, *ENGINES[engine], f"name='{tmp_path}/marker'", "trainer.max_steps=4"]
+    line += ["trainer.eval_strategy=no", "generation.sample_prompts=[]", f"hydra.sweep.dir={tmp_path}/sweep"]
+    line += ["lora.r=16,2", "hydra.launcher.n_jobs=1" if engine == "joblib" else "seed=65", "-m"]
+    log = tmp_path / "log"
+
+    def wait_for(there: Callable[[], bool]) -> None:
+        until = time.monotonic() + 240
+        while not there():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.1)
+
+    with log.open("w") as out:
+        process = subprocess.Popen(line, stderr=out, stdout=out, text=True, cwd=tmp_path)
+    wait_for((tmp_path / "marker").exists)
+    process.send_signal(signal.SIGINT)
+    wait_for(lambda: "once more stops at once" in log.read_text())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130, log.read_text()
+    said = log.read_text()
+    assert "medllm: interrupted" in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.glob("sweep/*/checkpoints/checkpoint-*"))
+    parent, children = runs_of(tmp_path, 1)
+    assert [run.info.status for run in (parent, *children)] == ["KILLED", "KILLED"]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    parent, children = runs_of(tmp_path, 2)
+    assert [run.info.status for run in (parent, *children)] == ["FINISHED"] * 3
