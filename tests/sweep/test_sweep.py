@@ -208,3 +208,30 @@ def test_a_failed_point_frees_its_model(
         assert not [thing for thing in gc.get_objects() if isinstance(thing, PreTrainedModel)]
     assert len(kept) == 3
     assert json.loads((tmp_path / "point" / "result.json").read_text())["status"] == "FAILED"
+
+
+def test_workers_of_ray_end_before_the_table(
+    tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ends the launch: nobody writes into the points' folders while they are summed up."""
+    from types import SimpleNamespace
+
+    from medllm.config.plan import make_plan
+    from medllm.sweep.run import Sweep
+
+    happened: list[str] = []
+
+    def launch(jobs: Any, initial_job_idx: int) -> None:
+        happened.append(f"launch {len(jobs)}")
+        raise KeyboardInterrupt
+
+    ray = SimpleNamespace(is_initialized=lambda: True, shutdown=lambda: happened.append("shutdown"))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(Sweep, "_conclude", lambda self, record: happened.append("table"))
+    own = [override for override in tiny_overrides if not override.startswith(("hydra.", "tracking."))]
+    line = [*own, "tracking=none", f"hydra.sweep.dir={tmp_path}/sweep", "lora.r=2,4"]
+    plan = make_plan(line, multirun=True)
+    sweep = Sweep(plan, [SimpleNamespace(key=f"{number:016}") for number in range(2)])  # type: ignore[misc]
+    with pytest.raises(KeyboardInterrupt), sweep.open(plan.points[0].conf):
+        sweep.launch(SimpleNamespace(launch=launch))
+    assert happened == ["launch 2", "shutdown", "table"]

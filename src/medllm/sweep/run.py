@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -97,6 +98,8 @@ class Sweep:
         except Exception as error:  # each engine has its own for a process that died; the points' folders say the rest
             reason = (str(error).strip() or "no reason given").split("\n")[0][:200]
             console.print(f"the engine ended early: {type(error).__name__}: {reason}", markup=False)
+        finally:
+            _end_ray()
 
     @contextlib.contextmanager
     def open(self, conf: RunConf) -> Iterator[None]:
@@ -198,6 +201,13 @@ class Sweep:
             console.print(f"page      {page}", markup=False)
         if finished:
             record.log_metrics({"sweep/best_eval_loss": finished[0]["objective"], "sweep/finished": len(finished)}, 0)
+
+
+def _end_ray() -> None:
+    """Ends Ray's workers, some of which outlive an interrupted launch and would change points while the table is written."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
 
 
 def sweep_point(overrides: Sequence[str], command: Sequence[str], key: str, axes: Sequence[str]) -> SweepPoint:
