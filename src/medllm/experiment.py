@@ -197,6 +197,7 @@ def _run(
         train_loss=trainer.mean_train_loss,
         steps=trainer.state.global_step,
         seconds=time.perf_counter() - started,
+        startup_seconds=(trainer.began or time.perf_counter()) - started,
         train_seconds=trainer.train_seconds,
         tokens_per_second=rate(trainer.num_tokens),
         supervised_tokens_per_second=rate(trainer.num_supervised_tokens),

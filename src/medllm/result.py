@@ -23,6 +23,7 @@ class Result:
         train_loss: Mean training loss of all steps since the start or the resume.
         steps: Optimizer steps.
         seconds: Of the whole run.
+        startup_seconds: Until the first optimizer step; all of the run where it took none.
         train_seconds: In training steps.
         tokens_per_second: Tokens trained on, padding left out, per second in training steps.
         supervised_tokens_per_second: Those of them that carry a label.
@@ -42,6 +43,7 @@ class Result:
     train_loss: float
     steps: int
     seconds: float
+    startup_seconds: float
     train_seconds: float
     tokens_per_second: float
     supervised_tokens_per_second: float
@@ -64,6 +66,7 @@ def result_metrics(result: Result) -> dict[str, float]:
         "train/mean_loss": result.train_loss,
         "train/steps": result.steps,
         "perf/seconds": result.seconds,
+        "perf/startup_seconds": result.startup_seconds,
         "perf/train_seconds": result.train_seconds,
         "perf/tokens_per_second": result.tokens_per_second,
         "perf/supervised_tokens_per_second": result.supervised_tokens_per_second,

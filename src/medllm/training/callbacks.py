@@ -65,7 +65,7 @@ class NonFiniteGuard(TrainerCallback):
 
 
 class StepTimer(TrainerCallback):
-    """Adds the time of each optimizer step to the trainer's `train_seconds`."""
+    """Adds the time of each optimizer step to the trainer's `train_seconds`, and notes when the first began."""
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
@@ -73,6 +73,8 @@ class StepTimer(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Before the first micro-batch."""
         self.started = time.perf_counter()
+        if self.trainer.began is None:
+            self.trainer.began = self.started
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After the optimizer, before logging, evaluation and checkpoint."""

@@ -67,6 +67,7 @@ class MedTrainer(Trainer):
         num_supervised_tokens: Those of them that carry a label.
         train_seconds: Time from the start to the end of optimizer steps, evaluation and checkpoints left out; the guard's
             synchronisation lies inside, so that work queued on a GPU counts. Kept by `StepTimer`.
+        began: `time.perf_counter()` at this process's first optimizer step; None before. Kept by `StepTimer`.
         step_loss: Sum of the micro-batches' losses since the last optimizer step, for the guard.
         loss_sum: Sum of the losses of all optimizer steps (float64 scalar on the device).
         eval_losses: Loss of each held-out conversation at the last evaluation; None before the first.
@@ -90,6 +91,7 @@ class MedTrainer(Trainer):
         self.step_loss = torch.zeros((), device=self.args.device)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.args.device)
         self.train_seconds = 0.0
+        self.began: float | None = None
         self.eval_losses: ConversationLosses | None = None
         self._logged = Progress()
 
