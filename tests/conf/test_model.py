@@ -1,5 +1,6 @@
 """The `model` group."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,28 @@ def test_tiny_random_is_the_same_base_under_every_seed() -> None:
     torch.manual_seed(2)
     second = build_base_model(run.model, run.quantization, tokenizer)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4_double", "int8"])
+def test_random_8b_is_made_and_quantized_weight_by_weight(quantization: str) -> None:
+    """Layers shrunk: no weight is left on the meta device, and a pass has the loss of a model that knows nothing."""
+    shrunk = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+    overrides = [f"model.{name}={value}" for name, value in {**shrunk, "num_key_value_heads": 2}.items()]
+    run = load("model", "random_8b", f"quantization={quantization}", *overrides)
+    state = torch.get_rng_state()
+    model = build_base_model(run.model, run.quantization, build_tokenizer(run.model))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+    kind = {"none": torch.bfloat16, "nf4_double": torch.uint8, "int8": torch.int8}[quantization]
+    assert {layer.mlp.up_proj.weight.dtype for layer in model.model.layers} == {kind}
+    assert model.lm_head.weight.shape == (128256, 128)
+    ids = torch.arange(20)[None]
+    assert model(input_ids=ids, labels=ids).loss.item() == pytest.approx(math.log(128256), abs=0.3)
+
+
+def test_random_8b_has_the_shape_of_llama_3_8b() -> None:
+    """Parameters counted on the skeleton."""
+    assert sum(p.numel() for p in meta_model(load("model", "random_8b").model).parameters()) == 8_030_261_248
 
 
 def test_wheel_model_names_both_routes() -> None:

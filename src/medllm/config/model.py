@@ -95,11 +95,14 @@ class WheelModelConf(PretrainedModelConf):
 
 @dataclass
 class TinyRandomModelConf(ModelConf):
-    """A Llama of random weights with a small tokenizer of its own, made in memory: for tests and dry runs.
+    """A Llama of random weights with a small tokenizer of its own, made in memory: for tests, dry runs and benchmarks.
 
     Attributes:
+        vocab_size: Rows of the embeddings; null: as many as the tokenizer has.
         init_seed: Seed of the weights. It is part of the base, so the run's own seed does not change it.
         tie_word_embeddings: Whether input and output embeddings share their weights.
+        init_on_device: Draw each weight on the run's device and quantize it at once: large shapes in seconds, with other
+            numbers on another kind of device. Otherwise they are drawn in this machine's memory, the same everywhere.
     """
 
     hidden_size: int = ranged(64, ge=16, le=4096)
@@ -108,8 +111,10 @@ class TinyRandomModelConf(ModelConf):
     num_attention_heads: int = ranged(4, ge=1, le=64)
     num_key_value_heads: int = ranged(2, ge=1, le=64)
     max_position_embeddings: int = ranged(2048, ge=64, le=131072)
+    vocab_size: int | None = ranged(None, ge=1024, le=1_000_000)
     tie_word_embeddings: bool = True
     init_seed: int = ranged(0, ge=0)
+    init_on_device: bool = False
 
     def faults(self) -> list[Fault]:
         """Heads divide what they share."""

@@ -13,6 +13,7 @@ from medllm.config.quantization import QuantizationConf
 from medllm.conversation import CHATML_TEMPLATE, CHATML_TOKENS
 from medllm.errors import ModelError
 from medllm.models.quantization import build_quantization_config, keep_training_layout
+from medllm.models.random import build_random
 from medllm.models.tiny import build_tiny_tokenizer
 from medllm.models.wheel import prepare, prepared_folder
 
@@ -108,7 +109,7 @@ def build_model_config(conf: ModelConf) -> Any:
 
         tokenizer = build_tiny_tokenizer()
         return LlamaConfig(
-            vocab_size=len(tokenizer),
+            vocab_size=conf.vocab_size or len(tokenizer),
             hidden_size=conf.hidden_size,
             intermediate_size=conf.intermediate_size,
             num_hidden_layers=conf.num_hidden_layers,
@@ -142,7 +143,7 @@ def build_base_model(conf: ModelConf, quantization: QuantizationConf, tokenizer:
     }
     quantization_config = build_quantization_config(quantization)
     if isinstance(conf, TinyRandomModelConf):
-        model = _build_tiny(conf, arguments, quantization_config)
+        model = _build_tiny(conf, arguments, quantization_config, device)
     elif isinstance(conf, PretrainedModelConf):
         if quantization_config is not None:
             arguments["quantization_config"] = quantization_config
@@ -171,8 +172,10 @@ def _add_embeddings(model: Any, tokenizer: Tokenizer) -> None:
             layer.weight[list(tokenizer.new_token_ids)] = layer.weight[:size].float().mean(dim=0).to(layer.weight.dtype)
 
 
-def _build_tiny(conf: TinyRandomModelConf, arguments: dict[str, Any], quantization_config: Any) -> Any:
+def _build_tiny(conf: TinyRandomModelConf, arguments: dict[str, Any], quantization_config: Any, device: str) -> Any:
     """Random weights from `init_seed`, leaving the process's random state as it was."""
+    if conf.init_on_device:
+        return build_random(build_model_config(conf), arguments, quantization_config, device, conf.init_seed)
     import tempfile
 
     from transformers import AutoModelForCausalLM
