@@ -33,6 +33,7 @@ from medllm.inference.generate import build_generation_config
 from medllm.inference.samples import Samples
 from medllm.models.adapter import attach_adapter, changes_base, count_parameters, save_initial, save_model
 from medllm.models.base import Tokenizer, build_base_model, build_tokenizer, is_at_hand, pick_device
+from medllm.models.fused.engine import FusedEngine
 from medllm.models.preflight import preflight_faults
 from medllm.plots import plot_loss
 from medllm.result import Result, final_metrics, result_metrics
@@ -53,6 +54,7 @@ from medllm.training.callbacks import (
     StopOnRequest,
 )
 from medllm.training.checkpoint import newest_valid
+from medllm.training.engine import build_engine
 from medllm.training.label_proof import LabelProof, prove_labels
 from medllm.training.metrics import EvalMetrics, evaluate, precision
 from medllm.training.trainer import MedTrainer
@@ -159,14 +161,19 @@ def _run(
     trainable, total = count_parameters(model)
     _say_plan(conf, datasets, proof, trainable, total, device)
 
-    trainer = build_trainer(model, conf, datasets, folder, record, samples)
+    engine = build_engine(conf, model, datasets.train, device)
+    trainer = build_trainer(model, conf, datasets, folder, record, samples, engine)
     with ProgressBar() as progress, stop.deferred("stopping after this step, with a checkpoint"):
         trainer.add_callback(progress)
         stopping = StopOnRequest(stop.requested)
         trainer.add_callback(stopping)
         pruning = Pruning(report or (lambda step, loss: False))
         trainer.add_callback(pruning)
-        trainer.train(resume_from_checkpoint=checkpoint)
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        finally:
+            if engine is not None:
+                engine.release()
     if stopping.stopped:
         stop.raise_now()
     if pruning.loss is not None:
@@ -231,16 +238,23 @@ def _measure_base(
 
 
 def build_trainer(
-    model: Any, conf: RunConf, datasets: Datasets, folder: Path, record: Record, samples: Samples
+    model: Any,
+    conf: RunConf,
+    datasets: Datasets,
+    folder: Path,
+    record: Record,
+    samples: Samples,
+    engine: FusedEngine | None,
 ) -> MedTrainer:
-    """A MedTrainer with its guard, progress bar, recorder and samples."""
-    if conf.trainer.gradient_checkpointing:
+    """A MedTrainer with its engine, guard, progress bar, recorder and samples."""
+    if conf.trainer.gradient_checkpointing and engine is None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     trainer = MedTrainer(
         conf=conf.trainer,
         datasets=datasets,
         model=model,
-        args=build_arguments(conf.trainer, folder / "checkpoints", conf.seed),
+        args=build_arguments(conf.trainer, folder / "checkpoints", conf.seed, engine.plan if engine else None),
+        engine=engine,
         processing_class=samples.renderer.tokenizer,
     )
     trainer.add_callback(NonFiniteGuard(trainer))

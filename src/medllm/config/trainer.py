@@ -37,6 +37,14 @@ class Optimizer(Enum):
     sgd = "sgd"
 
 
+class Engine(Enum):
+    """What computes a training step."""
+
+    auto = "auto"
+    fused = "fused"
+    plain = "plain"
+
+
 @dataclass
 class TrainerConf(Conf):
     """How the model is trained.
@@ -51,6 +59,9 @@ class TrainerConf(Conf):
         neftune_noise_alpha: Noise on the embeddings (arXiv 2310.05914); null is off.
         resume_from_checkpoint: Folder of a checkpoint to go on from.
         use_cpu: Stay on the CPU even where there is a GPU.
+        engine: `fused` computes Llama-style models with LoRA by hand, `plain` lets transformers and peft do it, `auto` takes
+            the former where it can.
+        max_memory_gib: Most memory of the device that the fused engine plans with; null takes what is free.
     """
 
     num_train_epochs: float = ranged(1.0, gt=0)
@@ -77,6 +88,8 @@ class TrainerConf(Conf):
     save_total_limit: int | None = ranged(2, ge=1)
     resume_from_checkpoint: str | None = None
     use_cpu: bool = False
+    engine: Engine = Engine.auto
+    max_memory_gib: float | None = ranged(None, gt=0)
 
     def faults(self) -> list[Fault]:
         """No steps: transformers would take 0 for no limit at all."""

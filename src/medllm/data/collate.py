@@ -72,3 +72,51 @@ class PadCollator:
             "labels": torch.tensor([pad(s["labels"], -100) for s in samples]),
             "num_tokens": torch.tensor([sum(len(s["input_ids"]) for s in samples)]),
         }
+
+
+@dataclass(frozen=True)
+class FlatCollator:
+    """Lays all samples of all rows end to end, with no row and next to no filling.
+
+    Attributes:
+        multiple: The number of tokens is filled up to a multiple of it, with segments that are never supervised.
+        segments: Room for so many segments, those of the filling included.
+        longest: No segment is longer, the filling's neither.
+    """
+
+    multiple: int
+    segments: int
+    longest: int
+
+    def __call__(self, rows: Iterable[Any]) -> Batch:
+        """Tensors by name.
+
+        Args:
+            rows: Samples, or lists of them.
+
+        Returns:
+            `input_ids` and `position_ids` (T) int64; `bounds` (segments + 1) int32, where segments begin, and T from the last
+            one's end on; `positions` (K) int64, tokens in front of a supervised one; `targets` (K) int64, the supervised ones;
+            `labels` (1, T) int64, for counting; `num_tokens` (1,) without the filling.
+        """
+        samples = [sample for row in rows for sample in (row if isinstance(row, list) else [row])]
+        lengths = [len(sample["input_ids"]) for sample in samples]
+        count = sum(lengths)
+        fill = -count % self.multiple
+        fills = [self.longest] * (fill // self.longest) + [fill % self.longest] * (fill % self.longest > 0)
+        sizes = torch.tensor([*lengths, *fills, *[0] * (self.segments - len(lengths) - len(fills))])
+        ends = sizes.cumsum(0)
+        input_ids = torch.tensor([*chain.from_iterable(sample["input_ids"] for sample in samples), *[0] * fill])
+        # The first token of a sample follows another sample's last: it must not be predicted from there.
+        own = chain.from_iterable([-100, *sample["labels"][1:]] for sample in samples)
+        labels = torch.tensor([*own, *[-100] * fill])
+        supervised = (labels != -100).nonzero().squeeze(1)
+        return {
+            "input_ids": input_ids,
+            "position_ids": torch.arange(count + fill) - (ends - sizes).repeat_interleave(sizes),
+            "bounds": torch.cat((torch.zeros(1, dtype=torch.int64), ends)).int(),
+            "positions": supervised - 1,
+            "targets": labels[supervised],
+            "labels": labels[None],
+            "num_tokens": torch.tensor([count]),
+        }

@@ -8,19 +8,29 @@ from typing import Any
 import torch
 
 from medllm.config.trainer import TrainerConf
+from medllm.models.fused.plan import Plan
 
 # `gradient_checkpointing` is applied to the model by `build_trainer`, since transformers renamed the argument in 5.x; old
-# checkpoints are removed by MedTrainer, which does so only once the newest is complete.
-NOT_PASSED_ON = ("gradient_checkpointing", "save_total_limit")
+# checkpoints are removed by MedTrainer, which does so only once the newest is complete. The engine is ours.
+NOT_PASSED_ON = ("gradient_checkpointing", "save_total_limit", "engine", "max_memory_gib")
 
 
-def build_arguments(conf: TrainerConf, folder: Path, seed: int) -> Any:
-    """TrainingArguments that write checkpoints to `folder` and report to nobody: medllm keeps the record itself."""
+def build_arguments(conf: TrainerConf, folder: Path, seed: int, plan: Plan | None = None) -> Any:
+    """TrainingArguments that write checkpoints to `folder` and report to nobody: medllm keeps the record itself.
+
+    Args:
+        conf: The `trainer` group.
+        folder: For checkpoints.
+        seed: Of the order of the data too.
+        plan: Of the fused engine, which cuts an optimizer step into micro-batches as memory allows.
+    """
     from transformers import TrainingArguments
 
     given = {name: value.value if isinstance(value, Enum) else value for name, value in asdict(conf).items()}
     for name in NOT_PASSED_ON:
         del given[name]
+    if plan is not None:
+        given["per_device_train_batch_size"], given["gradient_accumulation_steps"] = plan.rows, plan.micro_batches
     given["logging_steps"] = int(conf.logging_steps) if conf.logging_steps >= 1 else conf.logging_steps
     for name in ("eval_steps", "save_steps"):
         given[name] = int(given[name]) if given[name] >= 1 else given[name]

@@ -43,7 +43,7 @@ class NonFiniteGuard(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Raises: NonFiniteError: naming the step and what is not finite."""
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        gradients = self.trainer.gradients()
         norms = torch.stack([norm.to(args.device) for norm in torch._foreach_norm(gradients)]) if gradients else None
         loss = self.trainer.step_loss
         checks = torch.stack([loss.float(), norms.float().sum() if norms is not None else torch.zeros_like(loss)])

@@ -14,8 +14,11 @@ from transformers.trainer_utils import EvalLoopOutput
 from medllm.config.data import Batching
 from medllm.config.trainer import TrainerConf
 from medllm.data.pipeline import Datasets
+from medllm.errors import ConfigError, Fault
+from medllm.models.fused.engine import FusedEngine
 from medllm.run_folder import ConversationLosses
 from medllm.training.checkpoint import checkpoints, rotate, seal
+from medllm.training.engine import flat_collator
 from medllm.training.metrics import SampleSums, conversation_losses, evaluate, precision, token_sums
 
 # The Trainer's numbers that transformers does not keep, beside its own state in a checkpoint.
@@ -56,13 +59,17 @@ class MedTrainer(Trainer):
 
     compute_loss: sums the loss over supervised tokens and divides by their number in the whole optimizer batch, so that
         it does not change with micro-batches, accumulation or packing; computes logits only where they are needed.
-    training_step: counts tokens.
+    training_step: counts tokens; leaves forward and backward to the fused engine where there is one.
+    get_train_dataloader, create_optimizer, _clip_grad_norm: the engine's batches lie end to end, and what it trains is one
+        parameter.
+    floating_point_ops: a number that nobody reads, counted over all parameters at every micro-batch.
     evaluation_loop: sums over counts in constant memory; the stock loop averages batch means and keeps logits.
     log: adds throughput; the loss is the mean of the steps since the last log, also if a resume lies between.
     train, _save_checkpoint: keep the numbers below over a resume, and seal checkpoints.
     _get_train_sampler: groups by length under every version of transformers 5, resumably.
 
     Attributes:
+        engine: Computes training steps; None leaves them to transformers and peft.
         num_tokens: Tokens trained on, padding left out (int64 scalar on the device).
         num_supervised_tokens: Those of them that carry a label.
         train_seconds: Time from the start to the end of optimizer steps, evaluation and checkpoints left out; the guard's
@@ -73,10 +80,13 @@ class MedTrainer(Trainer):
         eval_losses: Loss of each held-out conversation at the last evaluation; None before the first.
     """
 
-    def __init__(self, *, conf: TrainerConf, datasets: Datasets, **arguments: Any):
+    def __init__(self, *, conf: TrainerConf, datasets: Datasets, engine: FusedEngine | None = None, **arguments: Any):
         self.conf = conf
+        self.engine = engine
         self.datasets = datasets
         self.control: Any
+        self.optimizer: Any
+        self.data_collator: Any
         super().__init__(
             train_dataset=datasets.train.dataset,
             eval_dataset=datasets.eval.dataset if datasets.eval else None,
@@ -101,7 +111,11 @@ class MedTrainer(Trainer):
         """One micro-batch, forward and backward."""
         self.num_tokens += inputs["num_tokens"].sum().to(self.args.device)
         self.num_supervised_tokens += (inputs["labels"] != -100).sum().to(self.args.device)
-        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if self.engine is None:
+            loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        else:
+            model.train()
+            loss = self.engine.backward(inputs, 1.0 / torch.as_tensor(num_items_in_batch, device=self.args.device))
         self.step_loss += loss.detach()
         self.loss_sum += loss.detach()
         return loss
@@ -119,6 +133,44 @@ class MedTrainer(Trainer):
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes afterwards
         return (loss, {}) if return_outputs else loss
+
+    def get_train_dataloader(self) -> Any:
+        """Batches laid end to end where the engine takes them so; evaluation keeps its own layout."""
+        if self.engine is None:
+            return super().get_train_dataloader()
+        collator = self.data_collator
+        self.data_collator = flat_collator(self.datasets.train, self.engine.plan, self.engine.step.max_length)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """One over the engine's parameter, whose gradient is zeroed in place and never let go."""
+        if self.engine is None:
+            return super().create_optimizer(*([] if model is None else [model]))
+        if self.optimizer is None:
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            group = {"params": [self.engine.parameter], "weight_decay": self.args.weight_decay}
+            self.optimizer = optimizer_class([group], **options)
+            grad = self.engine.grad
+            self.optimizer.register_step_post_hook(lambda *_: grad.zero_())
+        return self.optimizer
+
+    def gradients(self) -> list[torch.Tensor]:
+        """Of everything that is trained."""
+        if self.engine is not None:
+            return [self.engine.grad]
+        return [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        if self.engine is None:
+            return super()._clip_grad_norm(model)
+        return torch.nn.utils.clip_grad_norm_([self.engine.parameter], self.args.max_grad_norm)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """None are counted."""
+        return 0
 
     def evaluation_loop(
         self,
@@ -179,6 +231,7 @@ class MedTrainer(Trainer):
     def _restore(self, checkpoint: Path) -> None:
         path = checkpoint / COUNTERS
         counters = json.loads(path.read_text()) if path.is_file() else {}
+        self._refuse_other_engine(counters.pop("engine", "plain"), checkpoint)
         logged = counters.pop("logged", None)
         self.train_seconds = counters.pop("train_seconds", 0.0)
         for name, value in counters.items():
@@ -187,6 +240,17 @@ class MedTrainer(Trainer):
         step = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).global_step
         self._logged = Progress(*logged) if logged else self._progress(step)
 
+    @property
+    def _engine_name(self) -> str:
+        return "plain" if self.engine is None else "fused"
+
+    def _refuse_other_engine(self, name: str, checkpoint: Path) -> None:
+        """The two keep their optimizer's state in different shapes."""
+        if name != self._engine_name:
+            problem = f"differs from the {name} one that wrote {checkpoint}"
+            fix = f"trainer.engine={name}, or begin anew in another folder"
+            raise ConfigError(Fault("trainer.engine", problem, self._engine_name, fix=fix))
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir)
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
@@ -194,7 +258,7 @@ class MedTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         names = ("num_tokens", "num_supervised_tokens", "loss_sum")
         counters = {name: getattr(self, name).item() for name in names}
-        counters |= {"train_seconds": self.train_seconds, "logged": self._logged}
+        counters |= {"train_seconds": self.train_seconds, "logged": self._logged, "engine": self._engine_name}
         (checkpoint / COUNTERS).write_text(json.dumps(counters))
         seal(checkpoint)
         for path in checkpoints(folder):  # later ones were damaged, or this run would have gone on from them

@@ -1,0 +1,192 @@
+"""What to keep in memory between forward and backward: the fastest of what fits."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from medllm.models.fused.step import HEAD_BYTES, Keep, Layer
+
+GIB = 2**30
+# Arithmetic of a token, against a step that recomputes nothing, and how often a step reads each weight.
+ARITHMETIC = {Keep.everything: 1.0, Keep.all_but_gate_up: 1.21, Keep.inputs: 1.45, Keep.inputs_on_host: 1.5}
+READS = {Keep.everything: 2.0, Keep.all_but_gate_up: 2.6, Keep.inputs: 3.0, Keep.inputs_on_host: 3.0}
+# What it takes to dequantize all weights once, in tokens' worth of arithmetic.
+DEQUANTIZING = 100
+# A GPU waits for launches where micro-batches are shorter than this.
+LAUNCH_BOUND = 4096
+# Lengths are filled to multiples of these: one graph is recorded per length.
+GRAPH_MULTIPLE, MULTIPLE = 128, 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How an optimizer step is computed.
+
+    Attributes:
+        keep: What stays between forward and backward.
+        keep_weights: Whether dequantized weights stay too.
+        rows: Of the data, in a micro-batch.
+        micro_batches: Of an optimizer step.
+        max_tokens: Of a micro-batch, filling included.
+        multiple: Lengths are filled to a multiple of it.
+        graphs: Whether CUDA graphs are recorded.
+        peak: Bytes that training adds to the model at its peak, predicted.
+    """
+
+    keep: Keep
+    keep_weights: bool
+    rows: int
+    micro_batches: int
+    max_tokens: int
+    multiple: int
+    graphs: bool
+    peak: int
+
+    def __str__(self) -> str:
+        count = "one micro-batch" if self.micro_batches == 1 else f"{self.micro_batches} micro-batches"
+        weights = ", weights stay dequantized" if self.keep_weights else ""
+        graphs = ", CUDA graphs" if self.graphs else ""
+        return f"{count} of up to {self.max_tokens:,} tokens a step, {self.keep.value}{weights}{graphs}"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a model, in numbers of elements.
+
+    Attributes:
+        layers: How many.
+        features: D.
+        heads: H E.
+        num_heads: H.
+        qkv: (H + 2 G) E.
+        inner: F.
+        vocabulary: V.
+        ranks: Of all adapters of a layer together.
+        border: The widest.
+        matrices: Bordered matrices of a layer, together.
+        trained: Adapter weights.
+        element: Bytes of a number in the step's type.
+        quantized: Whether weights are in 4 bit.
+        normed_heads: Whether queries and keys are normed.
+    """
+
+    layers: int
+    features: int
+    heads: int
+    num_heads: int
+    qkv: int
+    inner: int
+    vocabulary: int
+    ranks: int
+    border: int
+    matrices: int
+    trained: int
+    element: int
+    quantized: bool
+    normed_heads: bool
+
+    @classmethod
+    def of(cls, model: Any) -> "Sizes":
+        """Of peft's model."""
+        base = model.get_base_model()
+        layer = Layer.of(base.model.layers[0], 0)
+        projections = layer.projections.values()
+        trained = sum(
+            part.rank * (projection.features + part.rows.stop - part.rows.start)
+            for projection in projections
+            for part in projection.adapted
+        )
+        return cls(
+            layers=len(base.model.layers),
+            features=layer.qkv.features,
+            heads=layer.out.features,
+            num_heads=base.config.num_attention_heads,
+            qkv=layer.qkv.width,
+            inner=layer.down.features,
+            vocabulary=base.config.vocab_size,
+            ranks=sum(projection.rank for projection in projections),
+            border=max(projection.border for projection in projections),
+            matrices=sum(projection.shape[0] * projection.shape[1] for projection in projections),
+            trained=trained * len(base.model.layers),
+            element=base.model.norm.weight.element_size(),
+            quantized=layer.qkv.quantized,
+            normed_heads=layer.head_norms is not None,
+        )
+
+
+def longest(lengths: Sequence[int], rows: int, multiple: int) -> int:
+    """Tokens of the longest micro-batch of so many of these rows, filled."""
+    return -(-sum(sorted(lengths)[-rows:]) // multiple) * multiple
+
+
+def activation_bytes(sizes: Sizes, keep: Keep, tokens: int) -> int:
+    """Of a micro-batch at its peak."""
+    gate_up = (2 * sizes.inner + sizes.border) * sizes.element
+    rest = 2 * sizes.features + sizes.qkv + sizes.heads + sizes.ranks
+    rest += sizes.qkv if sizes.normed_heads else 0
+    rest = rest * sizes.element + 4 * (2 + sizes.num_heads)
+    inputs = sizes.features * sizes.element
+    kept, again = {
+        Keep.everything: (rest + gate_up, 0),
+        Keep.all_but_gate_up: (rest, gate_up),
+        Keep.inputs: (inputs, rest + gate_up),
+        Keep.inputs_on_host: (0, 2 * inputs + rest + gate_up),
+    }[keep]
+    buffers = (2 * sizes.features + sizes.inner + sizes.qkv + 4 * sizes.border) * sizes.element
+    # Beside one layer: the gradient of the MLP's inner part, or those of attention; in the head: three times its input.
+    layer = again + max(sizes.inner, sizes.features + sizes.heads + sizes.qkv) * sizes.element
+    head = tokens * 3 * inputs + HEAD_BYTES
+    return tokens * (sizes.layers * kept + buffers) + max(tokens * layer, head)
+
+
+def peak_bytes(sizes: Sizes, keep: Keep, keep_weights: bool, tokens: int, state_bytes: float) -> int:
+    """Bytes that training adds to the model: activations, matrices, gradients and optimizer states.
+
+    Args:
+        sizes: The model's.
+        keep: What stays.
+        keep_weights: Whether dequantized weights do.
+        tokens: Of the longest micro-batch.
+        state_bytes: What the optimizer keeps of each adapter weight.
+    """
+    borders = sizes.layers * sizes.matrices * sizes.element if keep_weights else sizes.matrices * sizes.element
+    if not sizes.quantized:  # they are moved, one projection after the other
+        borders = sizes.matrices * sizes.element
+    adapters = sizes.trained * (4 + sizes.element + state_bytes)
+    return int(activation_bytes(sizes, keep, tokens) + borders + adapters)
+
+
+def plans(
+    sizes: Sizes, lengths: Sequence[int], *, rows: int, least_rows: int, state_bytes: float, on_gpu: bool
+) -> list[Plan]:
+    """Every way to compute an optimizer step, fastest first.
+
+    Args:
+        sizes: The model's.
+        lengths: Tokens of each row of the training data.
+        rows: Of an optimizer step.
+        least_rows: Of a micro-batch; it divides `rows`.
+        state_bytes: What the optimizer keeps of each adapter weight.
+        on_gpu: Whether launches cost more than small products.
+    """
+    mean = sum(lengths) / len(lengths)
+    ranked = []
+    for size, keep, keep_weights in product(_row_counts(rows, least_rows), Keep, (True, False)):
+        if (keep_weights and not sizes.quantized) or (keep is Keep.inputs_on_host and not on_gpu):
+            continue
+        short = longest(lengths, size, GRAPH_MULTIPLE) <= LAUNCH_BOUND
+        graphs = on_gpu and short and keep is not Keep.inputs_on_host
+        multiple = GRAPH_MULTIPLE if graphs else MULTIPLE
+        tokens = longest(lengths, size, multiple)
+        count = rows // size
+        reads = 0.0 if keep_weights or not sizes.quantized else READS[keep] * count
+        cost = ARITHMETIC[keep] * mean * rows + DEQUANTIZING * reads + count  # the last decides between equals
+        peak = peak_bytes(sizes, keep, keep_weights, tokens, state_bytes)
+        ranked.append((cost, Plan(keep, keep_weights, size, count, tokens, multiple, graphs, peak)))
+    return [plan for _, plan in sorted(ranked, key=lambda entry: entry[0])]
+
+
+def _row_counts(rows: int, least: int) -> Iterator[int]:
+    """Divisors of `rows` that are multiples of `least`, largest first."""
+    return (size for size in range(rows, 0, -least) if rows % size == 0)

@@ -1,0 +1,175 @@
+"""The step's elementwise operations in plain torch: what runs on the CPU, and what each kernel in `kernels` must equal.
+
+Shapes: T tokens, D features, F of them in the MLP, H heads of E features, K supervised tokens, V vocabulary.
+Inputs may be views with a row stride; arithmetic is in float32, results are in the type of what they are written to.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+Tensor = torch.Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
+    """Out = x rstd weight, rstd = 1 / sqrt(mean(x^2) + eps) (arXiv 1910.07467).
+
+    Args:
+        x: (T, D).
+        weight: (D).
+        eps: Of the norm.
+        out: (T, D), written.
+
+    Returns:
+        rstd, (T) float32.
+    """
+    x32 = x.float()
+    rstd = torch.rsqrt(x32.square().mean(dim=-1) + eps)
+    out.copy_(x32.mul_(rstd[:, None]).mul_(weight) if x32 is not x else x * rstd[:, None] * weight)
+    return rstd
+
+
+def rms_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, residual: Tensor | None, out: Tensor, normed: Tensor | None
+) -> None:
+    """Out = rstd (g - n mean(g n)) + residual, with n = x rstd and g = grad weight.
+
+    Args:
+        grad: (T, D), of the norm's output.
+        x: (T, D), the norm's input.
+        weight: (D).
+        rstd: (T) float32.
+        residual: (T, D), the gradient that goes around the norm; may be `out`.
+        out: (T, D), written.
+        normed: (T, D), written with the norm's output once more, for those who did not keep it.
+    """
+    n = x.float() * rstd[:, None]
+    g = grad.float() * weight
+    dx = (g - n * (g * n).mean(dim=-1, keepdim=True)) * rstd[:, None]
+    out.copy_(dx if residual is None else dx.add_(residual))
+    if normed is not None:
+        normed.copy_(n.mul_(weight))
+
+
+def rotate(heads: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, out: Tensor, *, inverse: bool = False) -> None:
+    """Rotary position embedding (arXiv 2104.09864) in the half-split form of transformers; `inverse` is its gradient.
+
+    Args:
+        heads: (T, H, E).
+        cos: (P, E / 2) float32, by position.
+        sin: As cos.
+        positions: (T) int64, below P.
+        out: (T, H, E), written; may be `heads`.
+        inverse: Turn back.
+    """
+    c, s = cos[positions][:, None], sin[positions][:, None]
+    if inverse:
+        s = -s
+    first, second = heads.float().chunk(2, dim=-1)
+    out.copy_(torch.cat((first * c - second * s, second * c + first * s), dim=-1))
+
+
+def swiglu(gate_up: Tensor, out: Tensor) -> None:
+    """Out = silu(gate) up (arXiv 2002.05202).
+
+    Args:
+        gate_up: (T, 2 F): gate, then up.
+        out: (T, F), written.
+    """
+    gate, up = gate_up.chunk(2, dim=-1)
+    torch.mul(F.silu(gate), up, out=out) if out.is_contiguous() else out.copy_(F.silu(gate).mul_(up))
+
+
+def swiglu_backward(grad: Tensor, gate_up: Tensor, out: Tensor, hidden: Tensor) -> None:
+    """Gradients of gate and up, and the layer's output once more.
+
+    With s = sigmoid(gate): d gate = grad up s (1 + gate (1 - s)), d up = grad gate s.
+
+    Args:
+        grad: (T, F), of the output.
+        gate_up: (T, 2 F).
+        out: (T, 2 F), written; may be `gate_up`.
+        hidden: (T, F), written with silu(gate) up.
+    """
+    gate, up = (half.float() for half in gate_up.chunk(2, dim=-1))
+    grad = grad.float()
+    s = torch.sigmoid(gate)
+    activated = gate * s
+    hidden.copy_(activated * up)
+    d_gate, d_up = out.chunk(2, dim=-1)
+    d_gate.copy_(grad * up * (s + activated * (1 - s)))
+    d_up.copy_(grad * activated)
+
+
+def cross_entropy_(logits: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
+    """Losses; the logits become the gradient of scale times their sum: scale (softmax - one hot).
+
+    Args:
+        logits: (K, V), overwritten.
+        targets: (K) int64.
+        scale: Scalar, float32.
+
+    Returns:
+        (K) float32, in nats, not scaled.
+    """
+    log_p = logits.float().log_softmax(dim=-1)
+    losses = -log_p.gather(1, targets[:, None]).squeeze(1)
+    gradient = log_p.exp_()
+    gradient[torch.arange(len(targets), device=targets.device), targets] -= 1
+    logits.copy_(gradient.mul_(scale))
+    return losses
+
+
+def _kept(shape: torch.Size, p: float, seed: int, site: int) -> tuple[Tensor, float]:
+    """Which elements dropout keeps, and by what they grow. p is rounded to 1 / 65,536: four elements share a random number."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + site) % 2**63)
+    count = shape.numel()
+    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    dropped = round(p * 65536)
+    kept = bits.view(torch.int16)[:count].view(shape) >= dropped - 32768
+    return kept, 65536 / (65536 - dropped)
+
+
+def dropout(x: Tensor, p: float, seed: Tensor, site: int, out: Tensor) -> None:
+    """Out = x / (1 - p) where kept, else 0. What is kept depends on seed, site and place alone.
+
+    Args:
+        x: (T, D).
+        p: Share that is dropped.
+        seed: Scalar int64, of this micro-batch.
+        site: Which dropout of the model it is.
+        out: (T, D), written.
+    """
+    kept, growth = _kept(x.shape, p, int(seed), site)
+    out.copy_(x * kept * growth)
+
+
+def add_dropped_(x: Tensor, grad: Tensor, p: float, seed: Tensor, site: int) -> None:
+    """X += grad / (1 - p) where the dropout of this seed and site kept: its gradient.
+
+    Args:
+        x: (T, D), changed.
+        grad: (T, D), of the dropout's output.
+        p: Share that is dropped.
+        seed: As in `dropout`.
+        site: As in `dropout`.
+    """
+    kept, growth = _kept(x.shape, p, int(seed), site)
+    x.add_(grad * kept * growth)
+
+
+def dequantize(weight: Any, out: Tensor, up: Tensor | None = None, up_column: int = 0) -> None:
+    """Writes a 4-bit weight as numbers, and into the same rows the adapter beside it.
+
+    Args:
+        weight: bitsandbytes' `Params4bit` of an (N, D) matrix.
+        out: (N, D), written; a view of longer rows if there is an adapter.
+        up: (N, r), contiguous; None without an adapter.
+        up_column: Where the adapter begins, counted from the first column of `out`.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+
+    out.copy_(dequantize_4bit(weight.data, weight.quant_state).view(out.shape))
+    if up is not None:
+        out.as_strided(up.shape, out.stride(), out.storage_offset() + up_column).copy_(up)

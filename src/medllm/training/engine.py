@@ -1,0 +1,129 @@
+"""Chooses what computes a training step: the fused engine where it can, else transformers and peft."""
+
+from typing import Any
+
+import psutil
+import torch
+
+from medllm.config.run import RunConf
+from medllm.config.trainer import Engine, Optimizer
+from medllm.console import console
+from medllm.data.collate import FlatCollator
+from medllm.data.packing import PackedDataset
+from medllm.data.pipeline import Side
+from medllm.errors import ConfigError, DeviceMemoryError, Fault
+from medllm.models.fused.engine import FusedEngine
+from medllm.models.fused.obstacle import obstacle
+from medllm.models.fused.plan import GIB, Plan, Sizes, plans
+
+# Bytes that optimizers keep of each weight. Adafactor is absent: it works on a matrix's rows and columns, which one flat
+# parameter does not have.
+STATE_BYTES = {
+    Optimizer.adamw_torch: 8,
+    Optimizer.adamw_torch_fused: 8,
+    Optimizer.adamw_8bit: 2,
+    Optimizer.paged_adamw_32bit: 8,
+    Optimizer.paged_adamw_8bit: 2,
+    Optimizer.sgd: 0,
+}
+# Memory that the plan leaves alone: workspaces of the matrix library, and what fragmentation takes.
+RESERVE = 0.5 * GIB
+
+
+def build_engine(conf: RunConf, model: Any, side: Side, device: str) -> FusedEngine | None:
+    """The fused engine, sized and tried on the longest micro-batch; None for the plain path. Says which, and why.
+
+    Args:
+        conf: The run's.
+        model: With its adapter.
+        side: To train on.
+        device: Of the model.
+
+    Raises:
+        ConfigError: if `trainer.engine=fused` and this run cannot be.
+        DeviceMemoryError: if no plan fits.
+    """
+    reason = _obstacle(conf, model, device)
+    if reason:
+        if conf.trainer.engine is Engine.fused:
+            raise ConfigError(
+                Fault("trainer.engine", f"does not go with this run: {reason}", "fused", fix="trainer.engine=auto")
+            )
+        console.print(f"engine    plain: {reason}", markup=False)
+        return None
+    budget = _budget(conf, device)
+    found = _plans(conf, model, side, device)
+    for plan in found:
+        if plan.peak > budget:
+            continue
+        engine = FusedEngine(model, plan, int(side.samples.lengths.max()))
+        try:
+            if device != "cpu":
+                engine.warm_up(_longest_batch(side, plan, engine.step.max_length, device))
+        except torch.OutOfMemoryError:  # the prediction was too low: the next one needs less
+            engine.release()
+            del engine
+            torch.cuda.empty_cache()
+            continue
+        console.print(f"engine    fused: {plan}; {plan.peak / GIB:.1f} GiB beside the model", markup=False)
+        return engine
+    least = min(found, key=lambda plan: plan.peak)
+    raise DeviceMemoryError(
+        f"training needs {least.peak / GIB:.1f} GiB beside the model at the least, {max(budget, 0) / GIB:.1f} GiB are to be had\n"
+        "    fix: a smaller trainer.per_device_train_batch_size or data.max_length, or a higher trainer.max_memory_gib"
+    )
+
+
+def flat_collator(side: Side, plan: Plan, max_length: int) -> FlatCollator:
+    """For micro-batches of a plan."""
+    samples = plan.rows
+    if isinstance(side.dataset, PackedDataset):
+        samples = sum(sorted(len(row) for row in side.dataset.rows)[-plan.rows :])
+    return FlatCollator(plan.multiple, samples + -(-plan.multiple // max_length), max_length)
+
+
+def _obstacle(conf: RunConf, model: Any, device: str) -> str:
+    if conf.trainer.engine is Engine.plain:
+        return "trainer.engine=plain"
+    if conf.trainer.optim not in STATE_BYTES:
+        return f"trainer.optim={conf.trainer.optim.value}"
+    return obstacle(conf, model, device)
+
+
+def _row_lengths(side: Side) -> list[int]:
+    lengths = side.samples.lengths.tolist()
+    if not isinstance(side.dataset, PackedDataset):
+        return lengths
+    return [sum(lengths[i] for i in row) for row in side.dataset.rows]
+
+
+def _plans(conf: RunConf, model: Any, side: Side, device: str) -> list[Plan]:
+    trainer = conf.trainer
+    lengths = _row_lengths(side)
+    found = plans(
+        Sizes.of(model),
+        lengths,
+        rows=trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps,
+        least_rows=trainer.per_device_train_batch_size,
+        state_bytes=STATE_BYTES[trainer.optim],
+        on_gpu=device != "cpu",
+    )
+    return [plan for plan in found if plan.keep.recomputes_layers or not trainer.gradient_checkpointing]
+
+
+def _budget(conf: RunConf, device: str) -> float:
+    """Bytes that training may add."""
+    limit = conf.trainer.max_memory_gib
+    if device == "cpu":
+        free, used = psutil.virtual_memory().available, psutil.Process().memory_info().rss
+    else:
+        torch.cuda.empty_cache()
+        free, used = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_allocated(device)
+    return min(free, limit * GIB - used if limit is not None else free) - RESERVE
+
+
+def _longest_batch(side: Side, plan: Plan, max_length: int, device: str) -> dict[str, torch.Tensor]:
+    lengths = _row_lengths(side)
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)[-plan.rows :]
+    batch = flat_collator(side, plan, max_length)([side.dataset[i] for i in order])
+    return {name: value.to(device) for name, value in batch.items()}
