@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 help:  ## Show this text
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## Make .venv with the pinned versions of requirements.lock
 
@@ -25,6 +25,12 @@ test: setup  ## Run the default tests (under 8 minutes on 2 cores)
 test-slow: setup  ## Run the slow tests: the bundled model, whole runs, whole sweeps
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
+bench-gpu: setup  ## Training speed on a GPU machine; ARGS="--peers FOLDER" and others are passed on
+	$(BIN)/python -m benchmarks.gpu_train $(ARGS)
+
+bench-cpu: setup  ## Training speed on this CPU, the guide's recipe beside it
+	$(BIN)/python -m benchmarks.cpu_train $(ARGS)
+
 check: setup  ## Lint, check formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,4 +46,4 @@ ui: setup  ## Open the run record at http://127.0.0.1:5000
 clean:  ## Remove the environment; keeps outputs, runs and the cache
 	rm -rf $(VENV)
 
-.PHONY: help setup demo test test-slow check format ui clean
+.PHONY: help setup demo test test-slow bench-gpu bench-cpu check format ui clean

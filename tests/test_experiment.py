@@ -14,6 +14,7 @@ from medllm.errors import ArtifactError, DeviceMemoryError, MedLLMError, NonFini
 from medllm.experiment import check, run_training
 from medllm.models.adapter import load_adapter
 from medllm.models.base import build_base_model, build_tokenizer
+from medllm.run_folder import read_history
 from tests.conf.groups import options
 
 
@@ -75,6 +76,14 @@ def test_record_and_artifact_of_a_run(tiny_overrides: list[str], tmp_path: Path)
     assert len(run.inputs.dataset_inputs) == 2
     files = {file.path for file in client.list_artifacts(result.run_id)}
     assert {"config.yaml", "loss.png", "samples.json", "label_proof.json"} <= files
+    history = read_history(result.folder)
+    assert {name: [step for step, _ in curve] for name, curve in history.items()} == {
+        "train": [1, 2, 3, 4],
+        "eval": [0, 2, 4],
+        "tokens": [1, 2, 3, 4],
+        "seconds": [1, 2, 3, 4],
+    }
+    assert all(history[name] == sorted(history[name], key=lambda point: point[1]) for name in ("tokens", "seconds"))
     folder = result.artifact
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["data"]["fingerprint"] == run.data.tags["data.fingerprint"]

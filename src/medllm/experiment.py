@@ -288,11 +288,13 @@ def _record_curves(
     trainer: MedTrainer, before: EvalMetrics | None, conf: RunConf, folder: Path, record: Record
 ) -> None:
     history = trainer.state.log_history
-    train_loss = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
-    held_out = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
-    curve = [(0, before.loss), *held_out] if before else []
-    record.log_artifact(plot_loss(train_loss, curve, conf.name, folder / "loss.png"))
-    write_history(folder, train_loss, curve)
+
+    def curve(name: str) -> list[tuple[int, float]]:
+        return [(entry["step"], entry[name]) for entry in history if name in entry]
+
+    held_out = [(0, before.loss), *curve("eval_loss")] if before else []
+    record.log_artifact(plot_loss(curve("loss"), held_out, conf.name, folder / "loss.png"))
+    write_history(folder, curve("loss"), held_out, curve("num_tokens"), curve("elapsed_seconds"))
 
 
 def _record_data(datasets: Datasets, conf: RunConf, renderer: Renderer, folder: Path, record: Record) -> None:

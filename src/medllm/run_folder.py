@@ -2,7 +2,7 @@
 
     <run>/config.yaml                 the resolved configuration
     <run>/result.json                 status, objective, metrics, reason
-    <run>/history.json                learning curves
+    <run>/history.json                learning curves, tokens and seconds over steps
     <run>/record_id                   its run in the tracking store
     <run>/eval_losses.safetensors     final loss of each held-out conversation
     <sweep>/sweep.json                parent record, axes, points
@@ -14,6 +14,7 @@ Points may run in other processes or on other machines, so a sweep and its point
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,13 +126,28 @@ def read_result(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def write_history(folder: Path, train: list[tuple[int, float]], held_out: list[tuple[int, float]]) -> None:
-    """Learning curves: (step, loss) of each training log and of each evaluation, step 0 being the base model."""
-    write_whole(folder / HISTORY, json.dumps({"train": train, "eval": held_out}))
+def write_history(
+    folder: Path,
+    train: list[tuple[int, float]],
+    held_out: list[tuple[int, float]],
+    tokens: Sequence[tuple[int, float]] = (),
+    seconds: Sequence[tuple[int, float]] = (),
+) -> None:
+    """Curves over optimizer steps.
+
+    Args:
+        folder: The run's.
+        train: Loss at each training log.
+        held_out: Loss at each evaluation, step 0 being the base model.
+        tokens: Tokens trained on until each training log.
+        seconds: From this process's first optimizer step until each training log, whatever lay between.
+    """
+    curves = {"train": train, "eval": held_out, "tokens": tokens, "seconds": seconds}
+    write_whole(folder / HISTORY, json.dumps(curves))
 
 
 def read_history(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """`train` and `eval` as written; both empty where there is none."""
+    """As written; `train` and `eval` are there, and empty, also where there is no file."""
     path = folder / HISTORY
     if not path.is_file():
         return {"train": [], "eval": []}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -210,6 +211,8 @@ class MedTrainer(Trainer):
                 logs["tokens_per_second"] = (now.num_tokens - last.num_tokens) / seconds
                 supervised = now.num_supervised_tokens - last.num_supervised_tokens
                 logs["supervised_tokens_per_second"] = supervised / seconds
+            if self.began is not None:  # rates over any stretch of the run, also with what lies between steps
+                logs |= {"num_tokens": now.num_tokens, "elapsed_seconds": time.perf_counter() - self.began}
             self._logged = now
         super().log(logs, start_time)
 
