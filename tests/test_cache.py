@@ -258,7 +258,7 @@ def test_keys_tell_parts_apart() -> None:
         (("clear", "samples"), 0, "removed 1 entries", 1),
         (("clear",), 0, "removed 2 entries", 0),
         (("clear", "samples", "prepared"), 0, "removed 1 entries", 0),
-        (("clear", "modles"), 2, "modles: no such kind\n      allowed: models, prepared, samples", 2),
+        (("clear", "modles"), 2, "modles: no such kind\n      allowed: models, prepared, quantized, samples", 2),
         (("claer",), 2, "claer: no such kind", 2),
         (("--help",), 0, "Shows and clears what is kept between runs", 2),
     ],
