@@ -72,7 +72,7 @@ def started(table: Path, seconds: float) -> subprocess.Popen[str]:
 def test_a_second_use_reads_nothing(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same conversations, clusters and report, from disk."""
     first = prepare(LocalDataConf(path=str(table)))
-    monkeypatch.setattr("medllm.data.preparation.prepare.build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr("medllm.data.preparation.build.build", lambda *_: pytest.fail("built again"))
     again = prepare(LocalDataConf(path=str(table)))
     assert list(again.conversations) == list(first.conversations)
     assert (again.report, again.clusters.tolist()) == (first.report, first.clusters.tolist())
