@@ -1,7 +1,8 @@
 """Shows and clears what is kept between runs: `python scripts/cache.py [clear] [KIND ...]`.
 
-Kinds: prepared (cleaned conversations), samples (tokenized ones), models (prepared base models). Everything in the cache
-can be made again; clearing it costs only time. Its place is $MEDLLM_CACHE, or ~/.cache/medllm.
+Kinds: prepared (cleaned conversations), samples (tokenized ones), models (prepared base models), quantized (their weights
+in 4 or 8 bits). Everything in the cache can be made again; clearing it costs only time. Its place is $MEDLLM_CACHE, or
+~/.cache/medllm.
 """
 
 import sys
@@ -10,7 +11,7 @@ from medllm.cache import cache_dir, cache_entries, clear_cache
 from medllm.cli import guarded
 from medllm.errors import ConfigError, Fault
 
-KINDS = ("models", "prepared", "samples")
+KINDS = ("models", "prepared", "quantized", "samples")
 MIB = 1 << 20
 
 

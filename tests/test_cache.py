@@ -72,7 +72,7 @@ def started(table: Path, seconds: float) -> subprocess.Popen[str]:
 def test_a_second_use_reads_nothing(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same conversations, clusters and report, from disk."""
     first = prepare(LocalDataConf(path=str(table)))
-    monkeypatch.setattr("medllm.data.preparation.prepare.build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr("medllm.data.preparation.build.build", lambda *_: pytest.fail("built again"))
     again = prepare(LocalDataConf(path=str(table)))
     assert list(again.conversations) == list(first.conversations)
     assert (again.report, again.clusters.tolist()) == (first.report, first.clusters.tolist())
@@ -258,7 +258,7 @@ def test_keys_tell_parts_apart() -> None:
         (("clear", "samples"), 0, "removed 1 entries", 1),
         (("clear",), 0, "removed 2 entries", 0),
         (("clear", "samples", "prepared"), 0, "removed 1 entries", 0),
-        (("clear", "modles"), 2, "modles: no such kind\n      allowed: models, prepared, samples", 2),
+        (("clear", "modles"), 2, "modles: no such kind\n      allowed: models, prepared, quantized, samples", 2),
         (("claer",), 2, "claer: no such kind", 2),
         (("--help",), 0, "Shows and clears what is kept between runs", 2),
     ],

@@ -78,6 +78,16 @@ def test_composing_leaves_torch_out() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_start_imports_no_more_than_it_needs() -> None:
+    """Cleaning is imported where something is cleaned, pictures when there is one to draw, a store when one is opened."""
+    code = (
+        "import sys, medllm.experiment;"
+        "print(sorted({'ftfy', 'rensa', 'py3langid', 'matplotlib', 'mlflow', 'optuna', 'ray'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_configs_are_read_without_hidden_defaults() -> None:
     """No `cfg.get(key, default)`: a default stands in its schema."""
     offenders = [str(p) for p in FILES if "conf.get(" in p.read_text() or "cfg.get(" in p.read_text()]

@@ -1,4 +1,4 @@
-"""Where prepared bases, conversations and samples are kept between runs; everything in it can be made again."""
+"""Where prepared and quantized bases, conversations and samples are kept between runs; all of it can be made again."""
 
 import hashlib
 import json
@@ -36,8 +36,14 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def cached(kind: str, key: str, build: Callable[[Path], None], about: dict[str, Any]) -> Path:
-    """The folder of this key, built now if it is not there.
+def cached(
+    kind: str,
+    key: str,
+    build: Callable[[Path], None],
+    about: dict[str, Any],
+    is_whole: Callable[[Path], bool] = lambda folder: True,
+) -> Path:
+    """The folder of this key, built now if it is not there or no longer whole.
 
     It is built beside its place and moved there at once, so nobody ever meets half of one; of several processes that want
     it, one builds and the others wait.
@@ -47,10 +53,13 @@ def cached(kind: str, key: str, build: Callable[[Path], None], about: dict[str, 
         key: Of `key_of`.
         build: Fills an empty folder.
         about: What a person who lists the cache wants to know.
+        is_whole: Whether a folder that is there can be trusted.
     """
     folder = cache_dir() / kind / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
+        if folder.is_dir() and not is_whole(folder):
+            shutil.rmtree(folder)
         if not folder.is_dir():
             staging = folder.parent / f".staging-{key}"
             shutil.rmtree(staging, ignore_errors=True)  # left by a process that died; the lock says nobody is at it now

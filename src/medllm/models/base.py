@@ -13,6 +13,7 @@ from medllm.config.quantization import QuantizationConf
 from medllm.conversation import CHATML_TEMPLATE, CHATML_TOKENS
 from medllm.errors import ModelError
 from medllm.models.quantization import build_quantization_config, keep_training_layout
+from medllm.models.quantized import folder_identity, kept_quantized, quantized_key
 from medllm.models.random import build_random
 from medllm.models.tiny import build_tiny_tokenizer
 from medllm.models.wheel import prepare, prepared_folder
@@ -135,8 +136,6 @@ def build_base_model(conf: ModelConf, quantization: QuantizationConf, tokenizer:
     Raises:
         ModelError: if it cannot be found, or holds no safetensors weights.
     """
-    from transformers import AutoModelForCausalLM
-
     arguments: dict[str, Any] = {
         "dtype": getattr(torch, conf.dtype.value),
         "attn_implementation": conf.attn_implementation.value,
@@ -145,12 +144,7 @@ def build_base_model(conf: ModelConf, quantization: QuantizationConf, tokenizer:
     if isinstance(conf, TinyRandomModelConf):
         model = _build_tiny(conf, arguments, quantization_config, device)
     elif isinstance(conf, PretrainedModelConf):
-        if quantization_config is not None:
-            arguments["quantization_config"] = quantization_config
-        with reported(conf):
-            model = AutoModelForCausalLM.from_pretrained(
-                resolve(conf), device_map={"": device}, use_safetensors=True, **arguments, **hub_arguments(conf)
-            )
+        model = _load_pretrained(conf, quantization, device, arguments)
     else:
         raise ModelError(f"model: no builder for {type(conf).__name__}")
     if tokenizer.new_token_ids:
@@ -161,6 +155,46 @@ def build_base_model(conf: ModelConf, quantization: QuantizationConf, tokenizer:
     model.requires_grad_(False)
     keep_training_layout(model)
     return model.to(device) if quantization_config is None else model
+
+
+def _load_pretrained(
+    conf: PretrainedModelConf, quantization: QuantizationConf, device: str, arguments: dict[str, Any]
+) -> Any:
+    """Pretrained weights; quantized ones come from the cache from the second time on."""
+    from transformers import AutoModelForCausalLM
+
+    name = resolve(conf)
+
+    def load(source: str, **more: Any) -> Any:
+        with reported(conf):
+            return AutoModelForCausalLM.from_pretrained(
+                source, device_map={"": device}, use_safetensors=True, **arguments, **more
+            )
+
+    quantization_config = build_quantization_config(quantization)
+    if quantization_config is None:
+        return load(name, **hub_arguments(conf))
+
+    def quantize() -> Any:
+        return load(name, quantization_config=quantization_config, **hub_arguments(conf))
+
+    if conf.trust_remote_code:  # what such code makes of the weights is not known from the files
+        return quantize()
+    key = quantized_key(_identity(conf, name), conf, quantization, device)
+    model = kept_quantized(key, conf.pretrained_model_name_or_path, quantization, quantize, lambda at: load(str(at)))
+    model.name_or_path = model.config._name_or_path = name  # wherever it was loaded from
+    return model
+
+
+def _identity(conf: PretrainedModelConf, name: str) -> Any:
+    """What tells this model's files from any others."""
+    if Path(name).is_dir():
+        return folder_identity(Path(name))
+    from transformers.utils import cached_file
+
+    with reported(conf):
+        config = cached_file(name, "config.json", revision=conf.revision or "main")
+    return (name, Path(config).parent.name)  # the hub's folder of a commit bears its name
 
 
 def _add_embeddings(model: Any, tokenizer: Tokenizer) -> None:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from medllm.cache import cached, code_version, key_of
 from medllm.config.data import DataConf, SourceConf, sources_of
-from medllm.data.preparation.build import build
 from medllm.data.preparation.report import PreparationReport, load_report
 from medllm.data.sources.read import source_fingerprint
 from medllm.data.store import Conversations
@@ -36,8 +35,16 @@ def prepare(conf: DataConf) -> Prepared:
     Raises:
         DataError: if a source cannot be read, or nothing is left of it.
     """
+
+    def make(staging: Path) -> None:
+        from medllm.data.preparation.build import (
+            build,  # imports every step of cleaning: only if there is something to do
+        )
+
+        build(conf, staging)
+
     about = {"source": ", ".join(str(source.path or source.dataset) for source in sources_of(conf).values())}
-    folder = cached("prepared", preparation_key(conf), lambda staging: build(conf, staging), about)
+    folder = cached("prepared", preparation_key(conf), make, about)
     conversations = Conversations.open(folder / "conversations.arrow", np.load(folder / "rows.npy"))
     report = load_report(json.loads((folder / "report.json").read_text()))
     return Prepared(conversations, np.load(folder / "clusters.npy"), report)
