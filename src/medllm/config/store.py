@@ -64,11 +64,20 @@ def gpus_per_point() -> int:
     return int(not hidden and any(Path("/dev").glob("nvidia[0-9]*")))
 
 
+def fast_dtype(use_cpu: bool) -> str:
+    """`bfloat16` where matrix products in it are computed by the hardware, else `float32`, which is then several times faster."""
+    if gpus_per_point() and not use_cpu:
+        return "bfloat16"
+    cpu = Path("/proc/cpuinfo")
+    words = set(cpu.read_text(encoding="utf-8", errors="replace").split()) if cpu.is_file() else set()
+    return "bfloat16" if words & {"avx512_bf16", "amx_bf16", "bf16"} else "float32"
+
+
 def register() -> None:
     """Registers the root schema as `schema/run`, each group's schemas as `schema/<group>/<kind>`, and the resolvers.
 
     Resolvers: `${medllm.root:}` the project's root, `${medllm.slug:TEXT}` a folder name, `${mul:A,B}` a product, as in
-    `lora.lora_alpha=${mul:2,${lora.r}}`, `${medllm.gpus_per_point:}` 1 or 0.
+    `lora.lora_alpha=${mul:2,${lora.r}}`, `${medllm.gpus_per_point:}` 1 or 0, `${medllm.fast_dtype:USE_CPU}` a precision.
     """
     store = ConfigStore.instance()
     store.store(group="schema", name="run", node=run.RootConf)
@@ -77,6 +86,7 @@ def register() -> None:
             store.store(group=f"schema/{group}", name=kind, node=schema)
     OmegaConf.register_new_resolver("medllm.root", lambda: str(project_root()), replace=True)
     OmegaConf.register_new_resolver("medllm.gpus_per_point", gpus_per_point, replace=True)
+    OmegaConf.register_new_resolver("medllm.fast_dtype", fast_dtype, replace=True)
     OmegaConf.register_new_resolver("medllm.slug", slug, replace=True)
     OmegaConf.register_new_resolver("mul", lambda a, b: a * b, replace=True)
 

@@ -5,7 +5,7 @@ Shapes: B conversations or rows, T tokens. Labels are unshifted, -100 where not 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -104,8 +104,8 @@ class FlatCollator:
         count = sum(lengths)
         fill = -count % self.multiple
         fills = [self.longest] * (fill // self.longest) + [fill % self.longest] * (fill % self.longest > 0)
-        sizes = torch.tensor([*lengths, *fills, *[0] * (self.segments - len(lengths) - len(fills))])
-        ends = sizes.cumsum(0)
+        sizes = [*lengths, *fills]
+        bounds = [*accumulate(sizes, initial=0), *[count + fill] * (self.segments - len(sizes))]
         input_ids = torch.tensor([*chain.from_iterable(sample["input_ids"] for sample in samples), *[0] * fill])
         # The first token of a sample follows another sample's last: it must not be predicted from there.
         own = chain.from_iterable([-100, *sample["labels"][1:]] for sample in samples)
@@ -113,8 +113,8 @@ class FlatCollator:
         supervised = (labels != -100).nonzero().squeeze(1)
         return {
             "input_ids": input_ids,
-            "position_ids": torch.arange(count + fill) - (ends - sizes).repeat_interleave(sizes),
-            "bounds": torch.cat((torch.zeros(1, dtype=torch.int64), ends)).int(),
+            "position_ids": torch.tensor([*chain.from_iterable(range(size) for size in sizes)]),
+            "bounds": torch.tensor(bounds, dtype=torch.int32),
             "positions": supervised - 1,
             "targets": labels[supervised],
             "labels": labels[None],

@@ -34,6 +34,7 @@ def build_arguments(conf: TrainerConf, folder: Path, seed: int, plan: Plan | Non
     given["logging_steps"] = int(conf.logging_steps) if conf.logging_steps >= 1 else conf.logging_steps
     for name in ("eval_steps", "save_steps"):
         given[name] = int(given[name]) if given[name] >= 1 else given[name]
+    on_gpu = torch.cuda.is_available() and not conf.use_cpu
     arguments = TrainingArguments(
         output_dir=str(folder),
         seed=seed,
@@ -44,7 +45,8 @@ def build_arguments(conf: TrainerConf, folder: Path, seed: int, plan: Plan | Non
         logging_first_step=True,
         remove_unused_columns=False,  # rows carry what the collators need and nothing else
         label_names=["labels"],
-        dataloader_pin_memory=torch.cuda.is_available() and not conf.use_cpu,
+        dataloader_pin_memory=on_gpu,
+        accelerator_config={"non_blocking": on_gpu},  # a copy that waits would wait for the whole step before it
         **given,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process drives one GPU; several GPUs are torchrun's

@@ -34,24 +34,45 @@ PATIENCE = 24
 class NonFiniteGuard(TrainerCallback):
     """Stops before the optimizer step that would write NaN or infinity into the weights.
 
-    One synchronisation with the device per optimizer step.
+    One synchronisation with the device per optimizer step; none where the optimizer itself skips such a step on the device, as
+    torch's fused AdamW does for loss scalers. What was skipped is then reported at the next step, or where this one is
+    logged, evaluated or saved.
     """
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
         self.overflows = 0
+        self.unread: tuple[int, torch.Tensor] | None = None
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Raises: NonFiniteError: naming the step and what is not finite."""
+        self._read(args)
         gradients = self.trainer.gradients()
         norms = torch.stack([norm.to(args.device) for norm in torch._foreach_norm(gradients)]) if gradients else None
         loss = self.trainer.step_loss
         checks = torch.stack([loss.float(), norms.float().sum() if norms is not None else torch.zeros_like(loss)])
+        self.trainer.step_loss = torch.zeros_like(loss)
+        self.unread = state.global_step + 1, checks
+        optimizer = self.trainer.skipping_optimizer
+        if optimizer is None:
+            self._read(args)
+        else:
+            optimizer.found_inf = (~checks.isfinite()).any().float()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Raises: NonFiniteError: as above, before anything is told or kept of this step."""
+        ends = control.should_log or control.should_evaluate or control.should_save or control.should_training_stop
+        if ends or state.global_step >= state.max_steps:
+            self._read(args)
+
+    def _read(self, args: Any) -> None:
+        if self.unread is None:
+            return
+        (step, checks), self.unread = self.unread, None
         loss_value, gradient_value = checks.tolist()
         self.overflows = 0 if math.isfinite(gradient_value) else self.overflows + 1
         if args.fp16 and self.overflows < PATIENCE:
             gradient_value = 0.0  # the loss scaler sees the overflow too, skips the step and lowers its scale
-        self.trainer.step_loss = torch.zeros_like(loss)
         faults = [
             f"the {name} is {value}"
             for name, value in (("loss", loss_value), ("gradient norm", gradient_value))
@@ -59,7 +80,7 @@ class NonFiniteGuard(TrainerCallback):
         ]
         if faults:
             raise NonFiniteError(
-                f"step {state.global_step + 1}: {' and '.join(faults)}; stopped before the weights were updated\n"
+                f"step {step}: {' and '.join(faults)}; stopped before the weights were updated\n"
                 "    fix: a lower trainer.learning_rate, more trainer.warmup_steps, or model.dtype=bfloat16 instead of float16"
             )
 

@@ -119,7 +119,7 @@ def _budget(conf: RunConf, device: str) -> float:
     else:
         torch.cuda.empty_cache()
         free, used = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_allocated(device)
-    return min(free, limit * GIB - used if limit is not None else free) - RESERVE
+    return min(free - RESERVE, limit * GIB - used if limit is not None else free)
 
 
 def _longest_batch(side: Side, plan: Plan, max_length: int, device: str) -> dict[str, torch.Tensor]:

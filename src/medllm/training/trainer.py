@@ -13,7 +13,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from medllm.config.data import Batching
-from medllm.config.trainer import TrainerConf
+from medllm.config.trainer import Optimizer, TrainerConf
 from medllm.data.pipeline import Datasets
 from medllm.errors import ConfigError, Fault
 from medllm.models.fused.engine import FusedEngine
@@ -60,7 +60,8 @@ class MedTrainer(Trainer):
 
     compute_loss: sums the loss over supervised tokens and divides by their number in the whole optimizer batch, so that
         it does not change with micro-batches, accumulation or packing; computes logits only where they are needed.
-    training_step: counts tokens; leaves forward and backward to the fused engine where there is one.
+    training_step, get_batch_samples: count tokens; leave forward and backward to the fused engine where there is one, and
+        make the next batch while it computes.
     get_train_dataloader, create_optimizer, _clip_grad_norm: the engine's batches lie end to end, and what it trains is one
         parameter.
     floating_point_ops: a number that nobody reads, counted over all parameters at every micro-batch.
@@ -105,6 +106,8 @@ class MedTrainer(Trainer):
         self.began: float | None = None
         self.eval_losses: ConversationLosses | None = None
         self._logged = Progress()
+        self._asked: Any = None
+        self._ahead: tuple[Any, Any] | None = None
 
     def training_step(
         self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
@@ -115,8 +118,11 @@ class MedTrainer(Trainer):
         if self.engine is None:
             loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         else:
-            model.train()
+            if not model.training:  # setting thousands of modules takes milliseconds
+                model.train()
             loss = self.engine.backward(inputs, 1.0 / torch.as_tensor(num_items_in_batch, device=self.args.device))
+            if self.accelerator.sync_gradients:
+                self._fetch_ahead()
         self.step_loss += loss.detach()
         self.loss_sum += loss.detach()
         return loss
@@ -134,6 +140,18 @@ class MedTrainer(Trainer):
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes afterwards
         return (loss, {}) if return_outputs else loss
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """An optimizer step's micro-batches, which the engine has fetched already where it could."""
+        if self._ahead is not None and self._ahead[0] is epoch_iterator:
+            batches, self._ahead = self._ahead[1], None
+            return batches
+        self._ahead, self._asked = None, (epoch_iterator, num_batches, device)
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def _fetch_ahead(self) -> None:
+        """Makes the next step's batch while the device computes this one; at the end of an epoch there is less or none."""
+        self._ahead = (self._asked[0], super().get_batch_samples(*self._asked))
 
     def get_train_dataloader(self) -> Any:
         """Batches laid end to end where the engine takes them so; evaluation keeps its own layout."""
@@ -157,6 +175,13 @@ class MedTrainer(Trainer):
             grad = self.engine.grad
             self.optimizer.register_step_post_hook(lambda *_: grad.zero_())
         return self.optimizer
+
+    @property
+    def skipping_optimizer(self) -> Any:
+        """The optimizer, if it leaves out a step by itself where a number on the device says so; else None."""
+        if self.engine is None or self.conf.optim is not Optimizer.adamw_torch_fused:
+            return None
+        return getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
 
     def gradients(self) -> list[torch.Tensor]:
         """Of everything that is trained."""
@@ -229,7 +254,15 @@ class MedTrainer(Trainer):
         """Trains, going on with the numbers of the checkpoint where there is one."""
         if resume_from_checkpoint:
             self._restore(Path(resume_from_checkpoint))
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **arguments)
+        if self.engine is None:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **arguments)
+        # The engine's gradient is zeroed by its optimizer; the model's parameters have none, and to ask a thousand of them
+        # at every step takes milliseconds.
+        self.model.zero_grad = lambda set_to_none=True: None
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **arguments)
+        finally:
+            del self.model.zero_grad
 
     def _restore(self, checkpoint: Path) -> None:
         path = checkpoint / COUNTERS

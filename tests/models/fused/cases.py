@@ -112,3 +112,9 @@ def worst(got: Gradients, wanted: Gradients) -> float:
     """The largest relative error of a gradient, in the norm."""
     assert got.keys() == wanted.keys()
     return max(float((got[name] - wanted[name]).norm() / wanted[name].norm()) for name in wanted)
+
+
+def overall(got: Gradients, wanted: Gradients) -> float:
+    """The relative error of all gradients together, in the norm."""
+    difference = sum(float((got[name] - wanted[name]).square().sum()) for name in wanted)
+    return float((difference / sum(float(g.square().sum()) for g in wanted.values())) ** 0.5)

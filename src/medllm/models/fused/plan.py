@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from medllm.models.fused.step import HEAD_BYTES, Keep, Layer
+from medllm.models.fused.step import HEAD_BYTES, MLP_TOKENS, Keep, Layer
 
 GIB = 2**30
-# Arithmetic of a token, against a step that recomputes nothing, and how often a step reads each weight.
-ARITHMETIC = {Keep.everything: 1.0, Keep.all_but_gate_up: 1.21, Keep.inputs: 1.45, Keep.inputs_on_host: 1.5}
-READS = {Keep.everything: 2.0, Keep.all_but_gate_up: 2.6, Keep.inputs: 3.0, Keep.inputs_on_host: 3.0}
-# What it takes to dequantize all weights once, in tokens' worth of arithmetic.
+# Arithmetic of a token, against a step that recomputes nothing.
+ARITHMETIC = {Keep.everything: 1.0, Keep.all_but_gate_up: 1.27, Keep.inputs: 1.37, Keep.inputs_on_host: 1.4}
+# How often a step dequantizes each weight, and what all of them take once, in tokens' worth of arithmetic.
+READS = 2
 DEQUANTIZING = 100
 # A GPU waits for launches where micro-batches are shorter than this.
 LAUNCH_BOUND = 4096
@@ -122,22 +122,26 @@ def longest(lengths: Sequence[int], rows: int, multiple: int) -> int:
 
 def activation_bytes(sizes: Sizes, keep: Keep, tokens: int) -> int:
     """Of a micro-batch at its peak."""
-    gate_up = (2 * sizes.inner + sizes.border) * sizes.element
-    rest = 2 * sizes.features + sizes.qkv + sizes.heads + sizes.ranks
-    rest += sizes.qkv if sizes.normed_heads else 0
-    rest = rest * sizes.element + 4 * (2 + sizes.num_heads)
-    inputs = sizes.features * sizes.element
-    kept, again = {
-        Keep.everything: (rest + gate_up, 0),
-        Keep.all_but_gate_up: (rest, gate_up),
-        Keep.inputs: (inputs, rest + gate_up),
-        Keep.inputs_on_host: (0, 2 * inputs + rest + gate_up),
+    e = sizes.element
+    inputs = sizes.features * e
+    attention = (2 * sizes.features + sizes.qkv * (1 + sizes.normed_heads) + sizes.heads + sizes.ranks) * e
+    attention += 4 * (2 + sizes.num_heads)
+    gate_up = (2 * sizes.inner + sizes.border) * e
+    kept = {
+        Keep.everything: attention + gate_up,
+        Keep.all_but_gate_up: attention,
+        Keep.inputs: inputs,
+        Keep.inputs_on_host: 0,
     }[keep]
-    buffers = (2 * sizes.features + sizes.inner + sizes.qkv + 4 * sizes.border) * sizes.element
-    # Beside one layer: the gradient of the MLP's inner part, or those of attention; in the head: three times its input.
-    layer = again + max(sizes.inner, sizes.features + sizes.heads + sizes.qkv) * sizes.element
-    head = tokens * 3 * inputs + HEAD_BYTES
-    return tokens * (sizes.layers * kept + buffers) + max(tokens * layer, head)
+    # Of one layer: what is made again, the gradient of the MLP's inner part, and those of attention, whose kernel repeats
+    # keys and values for every head and sums queries' in float32.
+    part = min(tokens, MLP_TOKENS) if keep.recomputes_layers else tokens
+    again = 0 if keep is Keep.everything else part * gate_up
+    block = tokens * (attention + inputs * (1 + 2 * (keep is Keep.inputs_on_host))) if keep.recomputes_layers else 0
+    layer = block + max(again + part * sizes.inner * e, tokens * 6 * sizes.heads * e)
+    head = tokens * 3 * inputs + min(HEAD_BYTES, tokens * sizes.vocabulary * e)
+    buffers = tokens * (2 * sizes.features + sizes.qkv + 4 * sizes.border) * e + part * sizes.inner * e
+    return tokens * sizes.layers * kept + buffers + max(layer, head)
 
 
 def peak_bytes(sizes: Sizes, keep: Keep, keep_weights: bool, tokens: int, state_bytes: float) -> int:
@@ -180,7 +184,7 @@ def plans(
         multiple = GRAPH_MULTIPLE if graphs else MULTIPLE
         tokens = longest(lengths, size, multiple)
         count = rows // size
-        reads = 0.0 if keep_weights or not sizes.quantized else READS[keep] * count
+        reads = 0 if keep_weights or not sizes.quantized else READS * count
         cost = ARITHMETIC[keep] * mean * rows + DEQUANTIZING * reads + count  # the last decides between equals
         peak = peak_bytes(sizes, keep, keep_weights, tokens, state_bytes)
         ranked.append((cost, Plan(keep, keep_weights, size, count, tokens, multiple, graphs, peak)))

@@ -67,6 +67,10 @@ class Projection:
 
     Attributes:
         parts: In the order of the output.
+        width: N.
+        features: D.
+        rank: Of all adapters together.
+        border: R.
         site: Number of its dropout.
         p: Dropout before the adapters; one mask serves all adapters of the group.
         bias: (N), or None.
@@ -78,6 +82,10 @@ class Projection:
     """
 
     parts: list[Part]
+    width: int
+    features: int
+    rank: int
+    border: int
     site: int
     p: float
     bias: Tensor | None
@@ -104,7 +112,8 @@ class Projection:
             bias = torch.cat(
                 [parts[0].base.bias.new_zeros(w) if b is None else b for b, w in zip(biases, widths, strict=True)]
             )
-        return cls(parts, site, p, bias)
+        border = -(-column // ALIGNMENT) * ALIGNMENT
+        return cls(parts, row, int(parts[0].base.in_features), column, border, site, p, bias)
 
     @property
     def quantized(self) -> bool:
@@ -115,26 +124,6 @@ class Projection:
     def adapted(self) -> list[Part]:
         """Parts with an adapter."""
         return [part for part in self.parts if part.rank]
-
-    @property
-    def width(self) -> int:
-        """N."""
-        return self.parts[-1].rows.stop
-
-    @property
-    def features(self) -> int:
-        """D."""
-        return int(self.parts[0].base.in_features)
-
-    @property
-    def rank(self) -> int:
-        """Of all adapters together."""
-        return self.parts[-1].columns.stop
-
-    @property
-    def border(self) -> int:
-        """R."""
-        return -(-self.rank // ALIGNMENT) * ALIGNMENT
 
     @property
     def shape(self) -> tuple[int, int]:

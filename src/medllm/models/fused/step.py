@@ -22,6 +22,8 @@ from medllm.models.fused.reference import Tensor
 
 # Logits of about this many bytes are made at a time.
 HEAD_BYTES = 2**28
+# Tokens that the MLP is computed for at a time where layers are recomputed.
+MLP_TOKENS = 2048
 
 
 class Keep(Enum):
@@ -38,11 +40,11 @@ class Keep(Enum):
         return self in (Keep.inputs, Keep.inputs_on_host)
 
 
-class Saved(NamedTuple):
-    """Of one layer, for its backward pass.
+class SavedAttention(NamedTuple):
+    """Of attention's block, for its backward pass.
 
     Attributes:
-        x: (T, D), the layer's input.
+        x: (T, D), its input.
         rstd: (T), of its norm.
         low: (T, n r), what the adapters of queries, keys and values got down to; None without adapters. So are the others.
         qkv: (T, (H + 2 G) E); queries and keys rotated, unless they are normed.
@@ -52,11 +54,6 @@ class Saved(NamedTuple):
         attended: (T, H, E).
         attention: Attention's own.
         low_out: As `low`.
-        x2: (T, D), input of the MLP's block.
-        rstd2: (T).
-        low_gate_up: As `low`.
-        gate_up: (T, 2 F + R), the border empty; None if it is made again.
-        low_down: As `low`.
     """
 
     x: Tensor
@@ -69,8 +66,21 @@ class Saved(NamedTuple):
     attended: Tensor
     attention: Any
     low_out: Tensor | None
-    x2: Tensor
-    rstd2: Tensor
+
+
+class SavedMlp(NamedTuple):
+    """Of the MLP's block, for its backward pass.
+
+    Attributes:
+        x: (T, D), its input.
+        rstd: (T), of its norm.
+        low_gate_up: (T, n r), what the adapters got down to; None without them. So is the other.
+        gate_up: (T, 2 F + R), the border empty; None if it is made again.
+        low_down: (T, r).
+    """
+
+    x: Tensor
+    rstd: Tensor
     low_gate_up: Tensor | None
     gate_up: Tensor | None
     low_down: Tensor | None
@@ -141,6 +151,7 @@ class FusedStep:
         self.seed = torch.zeros((), dtype=torch.int64, device=self.device)
         self._buffers: dict[str, Tensor] = {}
         self._scratch: dict[str, Tensor] = {}
+        self._holder: dict[str, Projection] = {}
         self._host: HostInputs | None = None
         if keep is Keep.inputs_on_host:
             shape = (len(self.layers), max_tokens, self.layers[0].qkv.features)
@@ -183,13 +194,14 @@ class FusedStep:
             bounds: (S + 1) int32, where conversations begin, and the end.
         """
         self.adapters.refresh()
+        self._holder.clear()  # what lies there has the adapters of the step before
         for projection in self.projections:
             projection.write_adapters()
         x = self.embedding.weight[input_ids]
         kept: list[Any] = []
         for index, layer in enumerate(self.layers):
-            x, saved = self._layer(layer, x, position_ids, bounds)
-            kept.append(self._kept(index, saved))
+            x, saved = self._layer(layer, index, x, position_ids, bounds)
+            kept.append(saved)
             del saved  # or the last layer's would stay through the head
         return x, kept
 
@@ -231,28 +243,50 @@ class FusedStep:
             position_ids: As given to `forward`.
             bounds: As given to `forward`.
         """
+        tokens = len(grad)
         for index in reversed(range(len(self.layers))):
             layer, kept = self.layers[index], saved.pop()
             if self.keep.recomputes_layers:
-                x = kept if self._host is None else self._host.take(index, len(grad))
-                _, kept = self._layer(layer, x, position_ids, bounds)
+                x = kept if self._host is None else self._host.take(index, tokens)
+                x2, attention = self._attention(layer, x, position_ids, bounds)
                 del x
-            self._mlp_backward(layer, kept, grad)
-            self._attention_backward(layer, kept, grad, position_ids, bounds, is_first=index == 0)
+                for part, rows in enumerate(self._parts(tokens)):
+                    mlp = self._mlp(layer, x2[rows], None, part)
+                    self._mlp_backward(layer, mlp, grad[rows], part)
+                    del mlp
+                del x2
+            else:
+                attention, mlp = kept
+                self._mlp_backward(layer, mlp, grad)
+                del mlp
             del kept
+            self._attention_backward(layer, attention, grad, position_ids, bounds, is_first=index == 0)
+            del attention
 
-    def _kept(self, index: int, saved: Saved) -> Any:
-        """What stays of a layer: all, all but the largest part, its input, or nothing on this device."""
-        if self.keep is Keep.inputs:
-            return saved.x
-        if self._host is not None:
-            self._host.put(index, saved.x)
-            return None
-        return saved._replace(gate_up=None) if self.keep is Keep.all_but_gate_up else saved
+    def _parts(self, tokens: int) -> list[slice]:
+        """Rows that the MLP is computed for at a time where layers are recomputed: its inner part is the widest of all."""
+        return [slice(start, min(start + MLP_TOKENS, tokens)) for start in range(0, tokens, MLP_TOKENS)]
 
     # One layer
 
-    def _layer(self, layer: Layer, x: Tensor, position_ids: Tensor, bounds: Tensor) -> tuple[Tensor, Saved]:
+    def _layer(self, layer: Layer, index: int, x: Tensor, position_ids: Tensor, bounds: Tensor) -> tuple[Tensor, Any]:
+        """(T, D), the layer's output, and what stays of it."""
+        x2, attention = self._attention(layer, x, position_ids, bounds)
+        x3 = torch.empty_like(x2)
+        if not self.keep.recomputes_layers:
+            mlp = self._mlp(layer, x2, x3)
+            return x3, (attention, mlp._replace(gate_up=None) if self.keep is Keep.all_but_gate_up else mlp)
+        for part, rows in enumerate(self._parts(len(x))):
+            self._mlp(layer, x2[rows], x3[rows], part)
+        if self._host is None:
+            return x3, x
+        self._host.put(index, x)
+        return x3, None
+
+    def _attention(
+        self, layer: Layer, x: Tensor, position_ids: Tensor, bounds: Tensor
+    ) -> tuple[Tensor, SavedAttention]:
+        """(T, D), the output of attention's block, and what its backward pass needs."""
         tokens, features = x.shape
         normed = self._normed(tokens)
         rstd = self._norm(layer.norm, x, normed[:, :features])
@@ -269,41 +303,50 @@ class FusedStep:
             x2.addmm_(low_out, layer.out.ups[0].T)
         if layer.out.bias is not None:
             x2 += layer.out.bias
+        return x2, SavedAttention(x, rstd, low, qkv, q, k, head_rstds, attended, attention, low_out)
 
-        rstd2 = self._norm(layer.norm2, x2, normed[:, :features])
-        low_gate_up = self._low(layer.gate_up, normed[:, :features])
+    def _mlp(self, layer: Layer, x: Tensor, out: Tensor | None, part: int = 0) -> SavedMlp:
+        """What the backward pass of the MLP's block needs.
+
+        Args:
+            layer: Its layer.
+            x: (T, D).
+            out: (T, D), written with the block's output; None if only the backward pass is wanted.
+            part: Which of the parts that the tokens are computed in.
+        """
+        tokens, features = x.shape
+        normed, hidden = self._normed(tokens), self._hidden(tokens)
+        rstd = self._norm(layer.norm2, x, normed[:, :features])
+        low_gate_up = self._low(layer.gate_up, normed[:, :features], part)
         gate_up = self._gate_up(layer, normed, low_gate_up)
-        hidden = self._hidden(tokens)
         activated = hidden[:, : layer.down.features]
         self.ops.swiglu(gate_up[:, : layer.gate_up.width], activated)
-        low_down = self._low(layer.down, activated)
-        x3 = product(layer.down, self._matrix(layer, "down"), hidden, low_down, torch.empty_like(x2), x2)
-        kept = Saved(
-            x, rstd, low, qkv, q, k, head_rstds, attended, attention, low_out, x2, rstd2, low_gate_up, gate_up, low_down
-        )
-        return x3, kept
+        low_down = self._low(layer.down, activated, part)
+        if out is not None:
+            product(layer.down, self._matrix(layer, "down"), hidden, low_down, out, x)
+        return SavedMlp(x, rstd, low_gate_up, gate_up, low_down)
 
-    def _mlp_backward(self, layer: Layer, kept: Saved, grad: Tensor) -> None:
+    def _mlp_backward(self, layer: Layer, saved: SavedMlp, grad: Tensor, part: int = 0) -> None:
         """Turns the gradient (T, D + R) at the output of the MLP's block into that at its input."""
-        x2, gate_up = kept.x2, kept.gate_up
-        tokens, features = x2.shape
+        x, gate_up = saved.x, saved.gate_up
+        tokens, features = x.shape
         normed, hidden = self._normed(tokens), self._hidden(tokens)[:, : layer.down.features]
         if gate_up is None:
-            self._norm(layer.norm2, x2, normed[:, :features])
-            gate_up = self._gate_up(layer, normed, kept.low_gate_up)
-        low, d_hidden = self._input_grad(layer, "down", grad)
+            self._norm(layer.norm2, x, normed[:, :features])
+            gate_up = self._gate_up(layer, normed, saved.low_gate_up)
+        low, d_hidden = self._input_grad(layer, "down", grad, part)
         values = gate_up[:, : layer.gate_up.width]
         self.ops.swiglu_backward(d_hidden, values, values, hidden)
         del d_hidden
-        self._adapter_grads(layer.down, low, hidden, grad, kept.low_down)
+        self._adapter_grads(layer.down, low, hidden, grad, saved.low_down, part)
 
-        low, d_normed = self._input_grad(layer, "gate_up", gate_up)
+        low, d_normed = self._input_grad(layer, "gate_up", gate_up, part)
         around = grad[:, :features]
-        self._norm_backward(layer.norm2, d_normed, x2, kept.rstd2, around, normed[:, :features])
-        self._adapter_grads(layer.gate_up, low, normed[:, :features], gate_up, kept.low_gate_up)
+        self._norm_backward(layer.norm2, d_normed, x, saved.rstd, around, normed[:, :features])
+        self._adapter_grads(layer.gate_up, low, normed[:, :features], gate_up, saved.low_gate_up, part)
 
     def _attention_backward(
-        self, layer: Layer, kept: Saved, grad: Tensor, position_ids: Tensor, bounds: Tensor, *, is_first: bool
+        self, layer: Layer, kept: SavedAttention, grad: Tensor, position_ids: Tensor, bounds: Tensor, *, is_first: bool
     ) -> None:
         """Turns the gradient (T, D + R) at the output of attention's block into that at its input.
 
@@ -348,7 +391,9 @@ class FusedStep:
             normed.append(out)
         return normed[0], normed[1], (rstds[0], rstds[1])
 
-    def _qkv_grad(self, layer: Layer, kept: Saved, grad: Tensor, position_ids: Tensor, bounds: Tensor) -> Tensor:
+    def _qkv_grad(
+        self, layer: Layer, kept: SavedAttention, grad: Tensor, position_ids: Tensor, bounds: Tensor
+    ) -> Tensor:
         """(T, (H + 2 G) E + R) from the gradient of attention's output, (T, H E)."""
         tokens, width = kept.qkv.shape
         result = self._buffer("grad_qkv", tokens, width + layer.qkv.border)
@@ -387,18 +432,24 @@ class FusedStep:
         if projection.matrix is not None:
             return projection.matrix
         matrix = self._scratch[name]
-        projection.write(matrix, self.ops.dequantize)
+        if self._holder.get(name) is not projection:  # else it still lies there from the last use
+            projection.write(matrix, self.ops.dequantize)
+            self._holder[name] = projection
         return matrix
 
-    def _low(self, projection: Projection, x: Tensor) -> Tensor | None:
+    def _low(self, projection: Projection, x: Tensor, part: int = 0) -> Tensor | None:
         """What the adapters of a projection get down to, (T, n r): dropout(x) A^T."""
-        return self._dropped(projection, x) @ projection.down.T if projection.rank else None
+        return self._dropped(projection, x, part) @ projection.down.T if projection.rank else None
 
-    def _dropped(self, projection: Projection, x: Tensor) -> Tensor:
+    def _site(self, projection: Projection, part: int) -> int:
+        """Parts of a micro-batch that are computed one by one drop their own."""
+        return projection.site + part * len(self.projections)
+
+    def _dropped(self, projection: Projection, x: Tensor, part: int) -> Tensor:
         if not projection.p:
             return x
         out = self._buffer(f"dropped {x.shape[1]}", *x.shape)
-        self.ops.dropout(x, projection.p, self.seed, projection.site, out)
+        self.ops.dropout(x, projection.p, self.seed, self._site(projection, part), out)
         return out
 
     def _low_grad(self, layer: Layer, name: str, grad: Tensor) -> Tensor | None:
@@ -409,13 +460,14 @@ class FusedStep:
         columns = slice(projection.features, projection.features + projection.rank)
         return grad[:, : projection.width] @ self._matrix(layer, name)[: projection.width, columns]
 
-    def _input_grad(self, layer: Layer, name: str, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+    def _input_grad(self, layer: Layer, name: str, grad: Tensor, part: int = 0) -> tuple[Tensor | None, Tensor]:
         """The gradients of `_low`'s result and of a projection's input, (T, D).
 
         Args:
             layer: Its layer.
             name: Of the projection.
             grad: (T, N + R), of its output; the border is overwritten.
+            part: As in `_mlp`.
         """
         projection = layer.projections[name]
         matrix, width, features = self._matrix(layer, name), projection.width, projection.features
@@ -425,20 +477,27 @@ class FusedStep:
         torch.mm(grad[:, :width], matrix[:width, features : features + projection.rank], out=low)
         if projection.p:
             result = grad[:, :width] @ matrix[:width, :features]
-            self.ops.add_dropped_(result, low @ projection.down, projection.p, self.seed, projection.site)
+            site = self._site(projection, part)
+            self.ops.add_dropped_(result, low @ projection.down, projection.p, self.seed, site)
             return low, result
         return low, grad[:, : width + projection.border] @ matrix[:, :features]
 
     def _adapter_grads(
-        self, projection: Projection, low_grad: Tensor | None, x: Tensor, grad: Tensor, low: Tensor | None
+        self,
+        projection: Projection,
+        low_grad: Tensor | None,
+        x: Tensor,
+        grad: Tensor,
+        low: Tensor | None,
+        part: int = 0,
     ) -> None:
         """Adds dA = low_grad^T dropout(x) and dB = s grad^T low."""
         if low_grad is None or low is None:
             return
-        projection.down_grad += _product32(low_grad.T, self._dropped(projection, x))
-        for part, up_grad in zip(projection.adapted, projection.up_grads, strict=True):
-            rows = grad[:, part.rows]
-            up_grad.add_(_product32(rows.T, low[:, part.columns]), alpha=self.adapters.scale)
+        projection.down_grad += _product32(low_grad.T, self._dropped(projection, x, part))
+        for adapted, up_grad in zip(projection.adapted, projection.up_grads, strict=True):
+            rows = grad[:, adapted.rows]
+            up_grad.add_(_product32(rows.T, low[:, adapted.columns]), alpha=self.adapters.scale)
 
     # Norms and memory
 
@@ -467,7 +526,10 @@ class FusedStep:
     def _buffer(self, name: str, tokens: int, width: int) -> Tensor:
         """(T, width), the same memory at every call: zero or a finite number where nothing was written."""
         if name not in self._buffers:
-            self._buffers[name] = self._zeros(self.max_tokens, width)
+            most = self.max_tokens
+            if name == "hidden" and self.keep.recomputes_layers:
+                most = min(most, MLP_TOKENS)
+            self._buffers[name] = self._zeros(most, width)
         return self._buffers[name][:tokens]
 
     def _zeros(self, *shape: int) -> Tensor:
