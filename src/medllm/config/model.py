@@ -98,6 +98,7 @@ class TinyRandomModelConf(ModelConf):
     """A Llama of random weights with a small tokenizer of its own, made in memory: for tests and dry runs.
 
     Attributes:
+        vocab_size: Embeddings, where that is more than the tokenizer has tokens.
         init_seed: Seed of the weights. It is part of the base, so the run's own seed does not change it.
         tie_word_embeddings: Whether input and output embeddings share their weights.
     """
@@ -108,6 +109,7 @@ class TinyRandomModelConf(ModelConf):
     num_attention_heads: int = ranged(4, ge=1, le=64)
     num_key_value_heads: int = ranged(2, ge=1, le=64)
     max_position_embeddings: int = ranged(2048, ge=64, le=131072)
+    vocab_size: int = ranged(0, ge=0, le=262144)
     tie_word_embeddings: bool = True
     init_seed: int = ranged(0, ge=0)
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from medllm.config.model import ChatFormat, ModelConf, PretrainedModelConf, Source, TinyRandomModelConf, WheelModelConf
-from medllm.config.quantization import QuantizationConf
+from medllm.config.quantization import Int8Conf, NoQuantizationConf, QuantizationConf
 from medllm.conversation import CHATML_TEMPLATE, CHATML_TOKENS
 from medllm.errors import ModelError
-from medllm.models.quantization import build_quantization_config, keep_training_layout
+from medllm.models.quantization import build_quantization_config, keep_training_layout, quantize_layers
 from medllm.models.tiny import build_tiny_tokenizer
 from medllm.models.wheel import prepare, prepared_folder
 
@@ -108,7 +108,7 @@ def build_model_config(conf: ModelConf) -> Any:
 
         tokenizer = build_tiny_tokenizer()
         return LlamaConfig(
-            vocab_size=len(tokenizer),
+            vocab_size=max(len(tokenizer), conf.vocab_size),
             hidden_size=conf.hidden_size,
             intermediate_size=conf.intermediate_size,
             num_hidden_layers=conf.num_hidden_layers,
@@ -142,7 +142,7 @@ def build_base_model(conf: ModelConf, quantization: QuantizationConf, tokenizer:
     }
     quantization_config = build_quantization_config(quantization)
     if isinstance(conf, TinyRandomModelConf):
-        model = _build_tiny(conf, arguments, quantization_config)
+        model = _build_tiny(conf, arguments, quantization, device)
     elif isinstance(conf, PretrainedModelConf):
         if quantization_config is not None:
             arguments["quantization_config"] = quantization_config
@@ -171,21 +171,35 @@ def _add_embeddings(model: Any, tokenizer: Tokenizer) -> None:
             layer.weight[list(tokenizer.new_token_ids)] = layer.weight[:size].float().mean(dim=0).to(layer.weight.dtype)
 
 
-def _build_tiny(conf: TinyRandomModelConf, arguments: dict[str, Any], quantization_config: Any) -> Any:
-    """Random weights from `init_seed`, leaving the process's random state as it was."""
-    import tempfile
-
+def _build_tiny(
+    conf: TinyRandomModelConf, arguments: dict[str, Any], quantization: QuantizationConf, device: str
+) -> Any:
+    """Random weights from `init_seed`, made on the device, leaving the process's random state as it was."""
     from transformers import AutoModelForCausalLM
 
-    with torch.random.fork_rng(devices=[]):
+    config = build_model_config(conf)
+    with torch.random.fork_rng(devices=[] if device == "cpu" else [device]):
         torch.manual_seed(conf.init_seed)
-        model = AutoModelForCausalLM.from_config(build_model_config(conf), **arguments)
-    if quantization_config is None:
-        return model
-    # Quantization happens while weights are loaded, so they pass through a folder once.
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        return AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantization_config, **arguments)
+        if isinstance(quantization, NoQuantizationConf):
+            with torch.device(device):
+                return AutoModelForCausalLM.from_config(config, **arguments)
+        # One layer at a time, so that no more than one is there unquantized: of 8 billion parameters that is half a gigabyte.
+        config.num_hidden_layers = 1
+        with torch.device(device):
+            model = AutoModelForCausalLM.from_config(config, **arguments)
+        layers = model.get_decoder().layers
+        kind = type(layers[0])
+        quantize_layers(layers[0], quantization, device)
+        for number in range(1, conf.num_hidden_layers):
+            with torch.device(device):
+                layer = kind(model.config, number).to(arguments["dtype"])
+            layer.apply(model._init_weights)
+            quantize_layers(layer, quantization, device)
+            layers.append(layer)
+    model.config.num_hidden_layers = conf.num_hidden_layers
+    # What peft asks before it puts adapters beside quantized layers.
+    setattr(model, "is_loaded_in_8bit" if isinstance(quantization, Int8Conf) else "is_loaded_in_4bit", True)
+    return model
 
 
 class reported:  # noqa: N801 - reads as a word in `with reported(conf)`

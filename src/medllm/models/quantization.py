@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import nn
 
 from medllm.config.quantization import FourBitConf, Int8Conf, NoQuantizationConf, QuantizationConf
 from medllm.errors import ModelError
@@ -24,6 +25,39 @@ def build_quantization_config(conf: QuantizationConf) -> Any:
             bnb_4bit_compute_dtype=getattr(torch, conf.bnb_4bit_compute_dtype.value),
         )
     raise ModelError(f"quantization: no builder for {type(conf).__name__}")
+
+
+def quantize_layers(module: nn.Module, conf: QuantizationConf, device: str) -> None:
+    """Replaces the linear layers of a module, whose weights are there, by quantized ones."""
+    import bitsandbytes as bnb
+
+    for parent in list(module.modules()):
+        for name, linear in list(parent.named_children()):
+            if not isinstance(linear, nn.Linear):
+                continue
+            shape: dict[str, Any] = {
+                "input_features": linear.in_features,
+                "output_features": linear.out_features,
+                "bias": linear.bias is not None,
+                "device": "meta",
+            }
+            weight = linear.weight.data
+            if isinstance(conf, FourBitConf):
+                kind = {
+                    "quant_type": conf.bnb_4bit_quant_type.value,
+                    "compress_statistics": conf.bnb_4bit_use_double_quant,
+                }
+                compute_dtype = getattr(torch, conf.bnb_4bit_compute_dtype.value)
+                layer = bnb.nn.Linear4bit(**shape, compute_dtype=compute_dtype, **kind)
+                layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, module=layer, **kind)
+            elif isinstance(conf, Int8Conf):
+                layer = bnb.nn.Linear8bitLt(**shape, has_fp16_weights=False, threshold=conf.llm_int8_threshold)
+                layer.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+            else:
+                raise ModelError(f"quantization: no builder for {type(conf).__name__}")
+            if linear.bias is not None:
+                layer.bias = linear.bias
+            setattr(parent, name, layer.to(device))
 
 
 def keep_training_layout(model: Any) -> None:
