@@ -1,7 +1,8 @@
 """Estimated against measured peaks of memory: `python benchmarks/memory.py [--gpu] [--only WORD] [OVERRIDE...]`.
 
 On the CPU the bundled model is trained in several shapes, with `--gpu` random models in the shape of Llama 3 8B. Each is a sweep
-of one point in a process of its own: the estimate is what its plan says, the measured peak is what the point records.
+of one point in a process of its own, which knows of no earlier one: the estimate is what its plan says, the measured peak what
+it records.
 
     --gpu          the runs of a GPU instead of those of the CPU
     --only WORD    runs whose name has the word in it
@@ -22,6 +23,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from medllm.cache import cache_dir
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 
@@ -86,7 +89,11 @@ def run(overrides: tuple[str, ...], work: Path) -> tuple[float, float, float]:
     """A sweep of one point: the plan's figure and the measured peak in GiB, and the seconds until the plan was printed."""
     line = [sys.executable, str(TRAIN), *overrides, "seed=choice(65)", f"hydra.sweep.dir={work}/sweep", "-m"]
     started, seconds, said = time.perf_counter(), float("nan"), []
-    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"}) as process:
+    cache = work / "cache"  # without the peaks of earlier runs, which would be the estimate
+    cache.mkdir()
+    (cache / "models").symlink_to(cache_dir() / "models")
+    environment = {**os.environ, "COLUMNS": "200", "MEDLLM_CACHE": str(cache)}
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stderr is not None
         for text in process.stderr:
             said.append(text)

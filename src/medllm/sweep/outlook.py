@@ -22,9 +22,9 @@ from medllm.sweep.rates import Rate, rate_of, read_rate, write_rate
 from medllm.tracking.memory import device_memory_gib, resident_gib
 from medllm.training.memory_estimate import estimate_memory
 
-# Resident memory of a process on a CPU per byte of its tensors: freed blocks stay with it, and the more steps, the more of them
-# (LOG.md, "memory on a CPU"). Where a run of the kind has been measured, that counts.
-RESIDENT = 1.5
+# Memory of a process on a CPU per byte of what comes and goes in a step: freed blocks stay with it, and the more steps, the more
+# of them (LOG.md, "memory on a CPU"). Where a run of the kind has been measured, that counts.
+RESIDENT = 1.6
 
 # What a trained parameter takes: weight, gradient and two states of the optimizer, in float32.
 TRAINED_BYTES = 16
@@ -132,7 +132,9 @@ def peak_memory(conf: RunConf, datasets: Datasets, elsewhere: bool) -> float:
     estimate = estimate_memory(conf, datasets, device)
     if estimate is None:
         return math.nan
-    return estimate.gib if device != "cpu" else process_gib() + RESIDENT * estimate.gib
+    if device != "cpu":
+        return estimate.gib
+    return process_gib() + (estimate.weights + RESIDENT * estimate.activations) / 2**30
 
 
 def _outlook(conf: RunConf, datasets: Datasets, memory_gib: float, calibrate: bool) -> Outlook:
