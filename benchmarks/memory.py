@@ -28,7 +28,7 @@ from medllm.cache import cache_dir
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 
-DEMO = ("experiment=demo", "generation.sample_prompts=[]", "trainer.eval_steps=1.0")
+DEMO = ("experiment=demo", "generation.sample_prompts=[]")
 CPU = {
     "nf4_double, 2 steps": ("trainer.max_steps=2",),
     "nf4_double, 12 steps": ("trainer.max_steps=12",),
@@ -59,7 +59,6 @@ LLAMA = (
     "generation.sample_prompts=[]",
     "trainer.max_steps=3",
     "trainer.save_strategy=no",
-    "trainer.eval_steps=1.0",
 )
 GPU = {
     "nf4_double, gpu_24gb": ("trainer=gpu_24gb",),
