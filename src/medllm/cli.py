@@ -111,6 +111,7 @@ def overrides_first(arguments: list[str]) -> list[str]:
 
 def _run_sweep(main: Callable[[], Any], plan: Plan, overrides: list[str]) -> None:
     from medllm.summary import print_plan, print_search
+    from medllm.sweep.fitting import device_name, memory_faults
     from medllm.sweep.identity import sameness_faults
     from medllm.sweep.outlook import outlooks
     from medllm.sweep.run import Sweep
@@ -118,19 +119,26 @@ def _run_sweep(main: Callable[[], Any], plan: Plan, overrides: list[str]) -> Non
     if any(not point.conf.trainer.use_cpu for point in plan.points):
         refuse_sharing(plan.processes)
     priced = len(plan.points) if plan.space is None else 1
-    prices = outlooks(plan.points[:priced], calibrate=plan.sweep.dry_run) + outlooks(plan.points[priced:])
+    prices = outlooks(plan.points[:priced], calibrate=plan.sweep.dry_run, elsewhere=plan.elsewhere)
+    prices += outlooks(plan.points[priced:], elsewhere=plan.elsewhere)
     faults = sameness_faults(plan.points, [price.fingerprint for price in prices])
     if faults:
         raise ConfigError(faults)
     if plan.space is None:
         sweep = Sweep(plan, prices)
-        print_plan([(point.label, sweep.state(point)) for point in sweep.points], prices, str(sweep.folder))
+        labelled = [(point.label, sweep.state(point)) for point in sweep.points]
+        print_plan(labelled, prices, device_name(plan.points[0].conf), str(sweep.folder))
+        left = {point.key for point in sweep.todo()}
     else:
         from medllm.sweep.search import Search  # imports optuna
 
         sweep = Search(plan, prices)
         states = [sweep.state(point) for point in sweep.points]
         print_search(plan.space, states, ", ".join(plan.points[0].overrides), prices[0], str(sweep.folder))
+        left = {price.key for price in prices}
+    faults = memory_faults(plan, prices, left)
+    if faults:
+        raise ConfigError(faults)
     if plan.sweep.dry_run:
         return
     sys.argv[1:1] = [f"hydra.sweep.dir='{plan.sweep_dir}'"]
@@ -215,7 +223,7 @@ def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, 
     from medllm.result import result_metrics
     from medllm.run_folder import STUDY, SWEEP, SweepFile, write_result
     from medllm.summary import print_point, print_run
-    from medllm.sweep.rates import Rate, write_rate
+    from medllm.sweep.rates import rate_of, write_rate
 
     conf = to_run_conf(config)
     check([Point((), conf)])
@@ -235,7 +243,7 @@ def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, 
         run_id=result.run_id,
         choices=options,
     )
-    write_rate(conf, Rate(result.tokens_per_second, result.seconds - result.train_seconds, folder.name))
+    write_rate(conf, rate_of(result, folder.name))
     if sweeping:
         print_point(folder.name, result)
     else:

@@ -60,20 +60,27 @@ def print_point(name: str, result: Any) -> None:
     console.print(f"finished {name}: objective {result.objective:.4f}, {duration(result.seconds)}", markup=False)
 
 
-def print_plan(points: list[tuple[str, str]], prices: Sequence[Any], folder: str) -> None:
+def gib(size: float) -> str:
+    """`3.14 GiB`."""
+    return f"{size:.2f} GiB" if math.isfinite(size) else "-"
+
+
+def print_plan(points: list[tuple[str, str]], prices: Sequence[Any], device: str, folder: str) -> None:
     """The plan of a sweep: what each point will take and whether it is to be done.
 
     Args:
         points: Label and state of each.
         prices: A `medllm.sweep.outlook.Outlook` each.
+        device: Of this machine, with its memory.
         folder: The sweep's.
     """
     table = Table(title=f"plan of {len(points)} points", title_justify="left")
-    for column in ("point", "trained parameters", "steps", "tokens", "time", "state"):
+    for column in ("point", "trained parameters", "steps", "tokens", "peak memory", "time", "state"):
         table.add_column(column, justify="left" if column in ("point", "state") else "right", overflow="fold")
     for (label, state), price in zip(points, prices, strict=True):
         share = f"{price.trainable:,} ({100 * price.trainable / price.total:.2f} %)"
-        table.add_row(Text(label), share, f"{price.steps:,}", f"{price.tokens:,}", duration(price.seconds), state)
+        work = (f"{price.steps:,}", f"{price.tokens:,}", gib(price.memory_gib), duration(price.seconds))
+        table.add_row(Text(label), share, *work, state)
     console.print()
     console.print(table)
     left = [price for (_, state), price in zip(points, prices, strict=True) if state not in ("finished", "failed")]
@@ -82,6 +89,9 @@ def print_plan(points: list[tuple[str, str]], prices: Sequence[Any], folder: str
     time = f"{duration(total)} one after another" if math.isfinite(total) else "time not measured yet"
     sources = sorted({price.rate.source for price in left if price.rate is not None})
     measured = f" (from {', '.join(sources)})" if sources and math.isfinite(total) else ""
+    known = [price.memory_gib for price in prices if math.isfinite(price.memory_gib)]
+    if known:
+        console.print(f"memory    {gib(max(known))} at most, of {device}", markup=False)
     console.print(
         f"to do     {len(left)} points, {tokens:,} tokens, {time}{measured}\nfolder    {folder}", markup=False
     )
@@ -105,7 +115,8 @@ def print_search(space: Any, states: Sequence[str], point: str, price: Any, fold
         console.print(f"  {key:<{width}}  {text}", markup=False)
     time = f", {duration(price.seconds)} (from {price.rate.source})" if price.rate is not None else ""
     share = f"{price.trainable:,} parameters trained ({100 * price.trainable / price.total:.2f} %)"
-    console.print(f"a point   {point}: {share}, {price.steps:,} steps, {price.tokens:,} tokens{time}", markup=False)
+    work = f"{price.steps:,} steps, {price.tokens:,} tokens, peak memory {gib(price.memory_gib)}{time}"
+    console.print(f"a point   {point}: {share}, {work}", markup=False)
     done = sum(state in ("finished", "pruned", "failed") for state in states)
     left = max(count - len(states), 0) + len(states) - done
     known = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))

@@ -52,6 +52,7 @@ class Plan:
         base_key: Identifies what all points share, whatever the values of the axes; seeds left out.
         space: What a search draws its points from; None for any other sweep.
         processes: How many at most run points at once on this machine, where the launcher says so.
+        elsewhere: Whether the launcher may run points on other machines, of which nothing is known here.
     """
 
     points: tuple[Point, ...]
@@ -61,6 +62,7 @@ class Plan:
     base_key: str = ""
     space: Space | None = None
     processes: int = 1
+    elsewhere: bool = False
 
 
 def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None = None) -> Plan:
@@ -108,7 +110,8 @@ def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None =
     if sweep.name is None:
         config.sweep.name = sweep.name = f"{slug(str(config.name))}-{base_key[:6]}"
     processes = min(_processes(config), len(points) if space is None else space.n_jobs)
-    return Plan(tuple(points), sweep, Path(config.hydra.sweep.dir), tuple(axes), base_key, space, processes)
+    elsewhere = str(config.hydra.launcher._target_).endswith((".SlurmLauncher", ".RayLauncher"))
+    return Plan(tuple(points), sweep, Path(config.hydra.sweep.dir), tuple(axes), base_key, space, processes, elsewhere)
 
 
 def _space(config: DictConfig, overrides: Sequence[Override], sweep: SweepConf) -> Space:

@@ -29,12 +29,13 @@ class Skeleton:
     new_token_ids: tuple[int, ...]
 
 
-def meta_model(conf: ModelConf) -> Any:
-    """The base model on the meta device: every shape, no memory."""
+def meta_model(conf: ModelConf, **arguments: Any) -> Any:
+    """The base model on the meta device: every shape, no memory; with arguments of transformers' `from_config`."""
     from transformers import AutoModelForCausalLM
 
     config = build_model_config(conf)
-    arguments = {"trust_remote_code": conf.trust_remote_code} if isinstance(conf, PretrainedModelConf) else {}
+    if isinstance(conf, PretrainedModelConf):
+        arguments["trust_remote_code"] = conf.trust_remote_code
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, **arguments)
 
@@ -85,12 +86,12 @@ def count_trainable(conf: RunConf) -> tuple[int, int]:
         ):  # shapes do not depend on first values, which some methods compute from the weights
             lora = replace(lora, init_lora_weights=InitLoraWeights.kaiming)
         new = skeleton(conf.model).new_token_ids
-        model = attach_adapter(_with_embeddings(meta_model(conf.model), new), lora, new)
+        model = attach_adapter(with_embeddings(meta_model(conf.model), new), lora, new)
         _counts[key] = count_parameters(model)
     return _counts[key]
 
 
-def _with_embeddings(model: Any, new_token_ids: tuple[int, ...]) -> Any:
+def with_embeddings(model: Any, new_token_ids: tuple[int, ...]) -> Any:
     """The skeleton with embeddings for new tokens too."""
     size = model.get_input_embeddings().weight.shape[0]
     if new_token_ids and max(new_token_ids) >= size:

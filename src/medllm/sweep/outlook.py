@@ -1,5 +1,6 @@
-"""What a point will take, known before any weight is loaded: parameters, steps, tokens, and time where its like was measured."""
+"""What a point will take, known before it starts: parameters, steps, tokens, memory, and time where its like was measured."""
 
+import functools
 import math
 import tempfile
 from collections.abc import Sequence
@@ -14,10 +15,19 @@ from medllm.config.trainer import Strategy
 from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets, build_datasets
 from medllm.experiment import run_training
-from medllm.models.base import build_tokenizer
+from medllm.models.base import build_tokenizer, pick_device
 from medllm.models.preflight import count_trainable
 from medllm.sweep.identity import point_key
-from medllm.sweep.rates import Rate, read_rate, write_rate
+from medllm.sweep.rates import Rate, rate_of, read_rate, write_rate
+from medllm.tracking.memory import device_memory_gib, resident_gib
+from medllm.training.memory_estimate import estimate_memory
+
+# Memory of a process on a CPU per byte of what comes and goes in a step: freed blocks stay with it, and the more steps, the more
+# of them (LOG.md, "memory on a CPU"). Where a run of the kind has been measured, that counts.
+RESIDENT = 1.6
+
+# What a trained parameter takes: weight, gradient and two states of the optimizer, in float32.
+TRAINED_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,7 @@ class Outlook:
         tokens: Trained on, padding left out; a mean where the last epoch is not whole.
         trainable: Parameters that are trained.
         total: All parameters.
+        memory_gib: At the peak, on the run's device: of the GPU, or of the process. NaN where it cannot be told.
         rate: Measured on an earlier run of the kind; None if there is none.
     """
 
@@ -40,6 +51,7 @@ class Outlook:
     tokens: int
     trainable: int
     total: int
+    memory_gib: float
     rate: Rate | None
 
     @property
@@ -70,33 +82,67 @@ def prepare(conf: RunConf) -> Datasets:
     return build_datasets(conf.data, renderer, effective_batching(conf), conf.seed)
 
 
-def outlooks(points: Sequence[Point], *, calibrate: bool = False) -> list[Outlook]:
+def outlooks(points: Sequence[Point], *, calibrate: bool = False, elsewhere: bool = False) -> list[Outlook]:
     """Prepares the data of all points, which is needed anyway, and prices each.
 
     Args:
         points: Checked.
         calibrate: Measure two steps of each kind of run that has never been measured here.
+        elsewhere: Whether they may run on other machines.
 
     Raises:
         DataError: if the data of a point cannot be prepared.
     """
+    process_gib()  # before a calibration makes the process larger
     datasets: dict[str, Datasets] = {}
+    memory: dict[str, float] = {}
     found = []
     for point in points:
         conf = point.conf
         name = data_name(conf)
         if name not in datasets:
             datasets = {name: prepare(conf)}
-        found.append(_outlook(conf, datasets[name], calibrate))
+        kind = memory_kind(conf)
+        if kind not in memory:
+            memory[kind] = peak_memory(conf, datasets[name], elsewhere)
+        found.append(_outlook(conf, datasets[name], memory[kind], calibrate))
     return found
 
 
-def _outlook(conf: RunConf, datasets: Datasets, calibrate: bool) -> Outlook:
+@functools.cache
+def process_gib() -> float:
+    """Memory of this process before its first run: libraries, which a run has beside its tensors."""
+    return resident_gib()
+
+
+def memory_kind(conf: RunConf) -> str:
+    """Equal for runs whose peaks are the same but for chance."""
+    trainer = conf.trainer
+    sizes = (trainer.per_device_train_batch_size, trainer.per_device_eval_batch_size)
+    precision = (trainer.bf16, trainer.fp16, trainer.gradient_checkpointing, trainer.use_cpu)
+    optimizer = (trainer.optim, trainer.gradient_accumulation_steps > 1)
+    return repr((conf.model, conf.quantization, conf.lora, conf.data, sizes, precision, optimizer))
+
+
+def peak_memory(conf: RunConf, datasets: Datasets, elsewhere: bool) -> float:
+    """A run's peak in GiB, of the process on a CPU and of the tensors on a GPU; NaN where it cannot be told."""
+    device = pick_device(conf.trainer.use_cpu)
+    if elsewhere and device == "cpu" and not conf.trainer.use_cpu:
+        return math.nan  # typed where there is no GPU, for machines that have one
+    estimate = estimate_memory(conf, datasets, device)
+    if estimate is None:
+        return math.nan
+    if device != "cpu":
+        return estimate.gib
+    return process_gib() + (estimate.weights + RESIDENT * estimate.activations) / 2**30
+
+
+def _outlook(conf: RunConf, datasets: Datasets, memory_gib: float, calibrate: bool) -> Outlook:
     rows = len(datasets.train.dataset)
     steps, per_epoch = optimizer_steps(conf, rows)
     trainable, total = count_trainable(conf)
     rate = read_rate(conf)
-    if rate is None and calibrate:
+    if rate is None and calibrate and not memory_gib > device_memory_gib(pick_device(conf.trainer.use_cpu)):
         rate = measure_rate(conf)
     return Outlook(
         key=point_key(conf, datasets.fingerprint),
@@ -105,8 +151,17 @@ def _outlook(conf: RunConf, datasets: Datasets, calibrate: bool) -> Outlook:
         tokens=round(datasets.train.num_tokens * steps / per_epoch),
         trainable=trainable,
         total=total,
+        memory_gib=_measured_memory(conf, rate, steps, trainable, memory_gib),
         rate=rate,
     )
+
+
+def _measured_memory(conf: RunConf, rate: Rate | None, steps: int, trainable: int, estimate: float) -> float:
+    """The peak of an earlier run of the kind, which on a CPU knows better; a shorter run's is the least there will be."""
+    if rate is None or pick_device(conf.trainer.use_cpu) != "cpu" or not math.isfinite(rate.peak_memory_gib):
+        return estimate
+    known = rate.peak_memory_gib + (trainable - rate.trainable) * TRAINED_BYTES / 2**30
+    return known if rate.steps >= steps else max(known, estimate)
 
 
 def measure_rate(conf: RunConf) -> Rate:
@@ -115,6 +170,6 @@ def measure_rate(conf: RunConf) -> Rate:
     short = replace(conf, trainer=trainer, tracking=NoTrackingConf())
     with tempfile.TemporaryDirectory() as folder:
         result = run_training(short, Path(folder))
-    rate = Rate(result.tokens_per_second, result.seconds - result.train_seconds, "two measured steps")
+    rate = rate_of(result, "two measured steps")
     write_rate(conf, rate)
     return rate

@@ -1,6 +1,7 @@
-"""How fast runs of one kind were on this machine, remembered between runs: where the time in a plan comes from."""
+"""How fast runs of one kind were on this machine and what they needed, remembered between runs for the plan of a sweep."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from medllm.cache import cache_dir, key_of
 from medllm.config.lora import LoraConf
 from medllm.config.rules import effective_batching
 from medllm.config.run import RunConf
+from medllm.result import Result
 from medllm.run_folder import write_whole
 from medllm.tracking.lineage import hardware
 
@@ -20,11 +22,15 @@ class Rate:
         tokens_per_second: In training steps.
         overhead_seconds: All else: loading, evaluation, sample answers, saving.
         source: The run it was measured on, to show.
+        peak_memory_gib: Its peak, with the steps it took and the parameters it trained; NaN where that is not known.
     """
 
     tokens_per_second: float
     overhead_seconds: float
     source: str
+    peak_memory_gib: float = math.nan
+    steps: int = 0
+    trainable: int = 0
 
 
 def _path(conf: RunConf) -> Path:
@@ -39,6 +45,9 @@ def _path(conf: RunConf) -> Path:
         conf.trainer.bf16,
         conf.trainer.fp16,
         conf.trainer.use_cpu,
+        conf.trainer.per_device_eval_batch_size,
+        conf.trainer.gradient_accumulation_steps > 1,
+        conf.trainer.optim,
         effective_batching(conf).name,
     )
     return cache_dir() / "rates" / f"{key_of(hardware(), conf.model, conf.quantization, lora, shape)}.json"
@@ -48,6 +57,12 @@ def read_rate(conf: RunConf) -> Rate | None:
     """The newest measurement for runs of this kind."""
     path = _path(conf)
     return Rate(**json.loads(path.read_text())) if path.is_file() else None
+
+
+def rate_of(result: Result, source: str) -> Rate:
+    """What a finished run measured."""
+    overhead = result.seconds - result.train_seconds
+    return Rate(result.tokens_per_second, overhead, source, result.peak_memory_gib, result.steps, result.trainable)
 
 
 def write_rate(conf: RunConf, rate: Rate) -> None:

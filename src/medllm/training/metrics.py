@@ -50,12 +50,18 @@ def token_sums(model: Any, batch: dict[str, torch.Tensor]) -> TokenSums:
     return TokenSums(loss, correct, supervised.sum())
 
 
-def predictions(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits (B K, V) in float32, their targets (B K), and the positions (K) in front of a supervised token."""
-    labels = batch["labels"][:, 1:]
+def supervised_positions(labels: torch.Tensor) -> torch.Tensor:
+    """Positions (K) in front of a supervised token of labels (B, T)."""
+    return (labels[:, 1:] != -100).any(dim=0).nonzero().squeeze(1)
+
+
+def predictions(
+    model: Any, batch: dict[str, torch.Tensor], positions: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits (B K, V) in float32, their targets (B K), and the positions (K), by default the supervised ones."""
     inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
-    positions = (labels != -100).any(dim=0).nonzero().squeeze(1)
-    targets = labels[:, positions]
+    positions = supervised_positions(batch["labels"]) if positions is None else positions
+    targets = batch["labels"][:, 1:][:, positions]
     if accepts_logits_to_keep(model):
         logits = model(**inputs, logits_to_keep=positions, use_cache=False).logits
     else:
