@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,7 @@ def arguments(row: Row, data: Path, folder: Path, tiny: bool) -> list[str]:
     if tiny:
         short = {"data.max_length=8192": "data.max_length=512", "data.max_length=4096": "data.max_length=256"}
         overrides = [short.get(override, override) for override in overrides]
-        common[0] = "model=tiny_random"
+        common[:1] = ["model=tiny_random", "model.dtype=bfloat16"]
         common += ["trainer.use_cpu=true", "trainer.optim=adamw_torch"]
         common.remove("trainer.optim=adamw_torch_fused")
     return [*common, *overrides]
@@ -269,6 +269,8 @@ def main() -> None:
     options = parser.parse_args()
     deadline = time.time() + options.seconds
     chosen = [row for row in ROWS if not options.rows or any(part in row.name for part in options.rows)]
+    if options.tiny:
+        chosen = [replace(row, warm=2, steps=min(row.steps, 4)) for row in chosen]
     if not chosen:
         raise SystemExit(f"no such row; there are {', '.join(row.name for row in ROWS)}")
     out = (options.out or Path(tempfile.mkdtemp(prefix="gpu_train."))).resolve()

@@ -52,5 +52,5 @@ def run(command: Sequence[str], log: Path, limit: float, **environment: str) -> 
 
 
 def tail(path: Path, lines: int = 15) -> str:
-    """The end of a log."""
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    """The end of a log, long lines cut."""
+    return "\n".join(line[:300] for line in path.read_text(errors="replace").splitlines()[-lines:])
