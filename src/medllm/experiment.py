@@ -161,7 +161,7 @@ def _run(
     trainable, total = count_parameters(model)
     _say_plan(conf, datasets, proof, trainable, total, device)
 
-    engine = build_engine(conf, model, datasets.train, device)
+    engine = build_engine(conf, model, datasets, device)
     trainer = build_trainer(model, conf, datasets, folder, record, samples, engine)
     with ProgressBar() as progress, stop.deferred("stopping after this step, with a checkpoint"):
         trainer.add_callback(progress)

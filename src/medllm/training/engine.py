@@ -5,12 +5,13 @@ from typing import Any
 import psutil
 import torch
 
+from medllm.config.quantization import FourBitConf
 from medllm.config.run import RunConf
 from medllm.config.trainer import Engine, Optimizer
 from medllm.console import console
 from medllm.data.collate import FlatCollator
 from medllm.data.packing import PackedDataset
-from medllm.data.pipeline import Side
+from medllm.data.pipeline import Datasets, Side
 from medllm.errors import ConfigError, DeviceMemoryError, Fault
 from medllm.models.fused.engine import FusedEngine
 from medllm.models.fused.obstacle import obstacle
@@ -30,20 +31,20 @@ STATE_BYTES = {
 RESERVE = 0.5 * GIB
 
 
-def build_engine(conf: RunConf, model: Any, side: Side, device: str) -> FusedEngine | None:
+def build_engine(conf: RunConf, model: Any, datasets: Datasets, device: str) -> FusedEngine | None:
     """The fused engine, sized and tried on the longest micro-batch; None for the plain path. Says which, and why.
 
     Args:
         conf: The run's.
         model: With its adapter.
-        side: To train on.
+        datasets: The run's.
         device: Of the model.
 
     Raises:
         ConfigError: if `trainer.engine=fused` and this run cannot be.
         DeviceMemoryError: if no plan fits.
     """
-    reason = _obstacle(conf, model, device)
+    reason = engine_obstacle(conf, model, device)
     if reason:
         if conf.trainer.engine is Engine.fused:
             raise ConfigError(
@@ -51,10 +52,11 @@ def build_engine(conf: RunConf, model: Any, side: Side, device: str) -> FusedEng
             )
         console.print(f"engine    plain: {reason}", markup=False)
         return None
+    side = datasets.train
     budget = _budget(conf, device)
-    found = _plans(conf, model, side, device)
-    for plan in found:
-        if plan.peak > budget:
+    found = step_plans(conf, model, datasets, device)
+    for plan, needed in found:
+        if needed > budget:
             continue
         engine = FusedEngine(model, plan, int(side.samples.lengths.max()))
         try:
@@ -67,11 +69,50 @@ def build_engine(conf: RunConf, model: Any, side: Side, device: str) -> FusedEng
             continue
         console.print(f"engine    fused: {plan}; {plan.peak / GIB:.1f} GiB beside the model", markup=False)
         return engine
-    least = min(found, key=lambda plan: plan.peak)
+    least = min(needed for _, needed in found)
     raise DeviceMemoryError(
-        f"training needs {least.peak / GIB:.1f} GiB beside the model at the least, {max(budget, 0) / GIB:.1f} GiB are to be had\n"
+        f"training needs {least / GIB:.1f} GiB beside the model at the least, {max(budget, 0) / GIB:.1f} GiB are to be had\n"
         "    fix: a smaller trainer.per_device_train_batch_size or data.max_length, or a higher trainer.max_memory_gib"
     )
+
+
+def step_plans(conf: RunConf, model: Any, datasets: Datasets, device: str) -> list[tuple[Plan, int]]:
+    """Every way to compute this run's optimizer steps, fastest first, and the bytes it needs beside the model.
+
+    What an evaluation needs is counted too: beside a CUDA graph, whose memory is its own, or else instead of the activations.
+
+    Args:
+        conf: Of a run without obstacle.
+        model: With its adapter; shapes are enough.
+        datasets: The run's.
+        device: Of the run.
+    """
+    trainer = conf.trainer
+    sizes = Sizes.of(model, quantized=isinstance(conf.quantization, FourBitConf))
+    found = plans(
+        sizes,
+        _row_lengths(datasets.train),
+        rows=trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps,
+        least_rows=trainer.per_device_train_batch_size,
+        state_bytes=STATE_BYTES[trainer.optim],
+        on_gpu=device != "cpu",
+    )
+    evaluation = _evaluation_bytes(datasets.eval, trainer.per_device_eval_batch_size, sizes)
+    return [
+        (plan, plan.peak + evaluation if plan.graphs else max(plan.peak, plan.lasting + evaluation))
+        for plan in found
+        if plan.keep.recomputes_layers or not trainer.gradient_checkpointing
+    ]
+
+
+def _evaluation_bytes(side: Side | None, rows: int, sizes: Sizes) -> int:
+    """Of the logits at supervised positions of the largest batch: as computed, in float32, and once more for the loss."""
+    if side is None:
+        return 0
+    supervised = side.samples.supervised.tolist()
+    if isinstance(side.dataset, PackedDataset):
+        supervised = [sum(supervised[i] for i in row) for row in side.dataset.rows]
+    return sum(sorted(supervised)[-rows:]) * sizes.vocabulary * (sizes.element + 8)
 
 
 def flat_collator(side: Side, plan: Plan, max_length: int) -> FlatCollator:
@@ -82,7 +123,8 @@ def flat_collator(side: Side, plan: Plan, max_length: int) -> FlatCollator:
     return FlatCollator(plan.multiple, samples + -(-plan.multiple // max_length), max_length)
 
 
-def _obstacle(conf: RunConf, model: Any, device: str) -> str:
+def engine_obstacle(conf: RunConf, model: Any, device: str) -> str:
+    """Why the plain path computes this run's steps; empty if the fused engine does."""
     if conf.trainer.engine is Engine.plain:
         return "trainer.engine=plain"
     if conf.trainer.optim not in STATE_BYTES:
@@ -95,20 +137,6 @@ def _row_lengths(side: Side) -> list[int]:
     if not isinstance(side.dataset, PackedDataset):
         return lengths
     return [sum(lengths[i] for i in row) for row in side.dataset.rows]
-
-
-def _plans(conf: RunConf, model: Any, side: Side, device: str) -> list[Plan]:
-    trainer = conf.trainer
-    lengths = _row_lengths(side)
-    found = plans(
-        Sizes.of(model),
-        lengths,
-        rows=trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps,
-        least_rows=trainer.per_device_train_batch_size,
-        state_bytes=STATE_BYTES[trainer.optim],
-        on_gpu=device != "cpu",
-    )
-    return [plan for plan in found if plan.keep.recomputes_layers or not trainer.gradient_checkpointing]
 
 
 def _budget(conf: RunConf, device: str) -> float:

@@ -28,6 +28,8 @@ from medllm.data.pipeline import Datasets, Side
 from medllm.models.adapter import attach_adapter
 from medllm.models.base import build_tokenizer
 from medllm.models.shapes import build_base_shape, layer_lists, move_shapes
+from medllm.tracking.memory import device_memory_gib
+from medllm.training.engine import engine_obstacle, step_plans
 from medllm.training.metrics import precision, predictions, supervised_positions
 
 GIB = 2**30
@@ -147,6 +149,12 @@ def estimate_memory(conf: RunConf, datasets: Datasets, device: str) -> MemoryEst
     gradients = sum(parameter.numel() * parameter.element_size() for parameter in trained)
     states, during_step = _optimizer_bytes(trained, trainer, device)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *model.buffers()])
+    if not engine_obstacle(conf, model, device):
+        room = device_memory_gib(device) * GIB - weights
+        if trainer.max_memory_gib is not None:
+            room = min(room, trainer.max_memory_gib * GIB - weights)
+        needs = [needed for _, needed in step_plans(conf, model, datasets, device)]
+        return MemoryEstimate(weights, next((needed for needed in needs if needed <= room), min(needs)))
     try:
         activations = _activations(model, conf, datasets, device)
     except UNKNOWN:

@@ -32,6 +32,7 @@ class Plan:
         multiple: Lengths are filled to a multiple of it.
         graphs: Whether CUDA graphs are recorded.
         peak: Bytes that training adds to the model at its peak, predicted.
+        lasting: Bytes of it that stay between steps.
     """
 
     keep: Keep
@@ -42,6 +43,7 @@ class Plan:
     multiple: int
     graphs: bool
     peak: int
+    lasting: int
 
     def __str__(self) -> str:
         count = "one micro-batch" if self.micro_batches == 1 else f"{self.micro_batches} micro-batches"
@@ -87,8 +89,8 @@ class Sizes:
     normed_heads: bool
 
     @classmethod
-    def of(cls, model: Any) -> "Sizes":
-        """Of peft's model."""
+    def of(cls, model: Any, *, quantized: bool) -> "Sizes":
+        """Of peft's model, whose weights are in 4 bit or not."""
         base = model.get_base_model()
         layer = Layer.of(base.model.layers[0], 0)
         projections = layer.projections.values()
@@ -110,7 +112,7 @@ class Sizes:
             matrices=sum(projection.shape[0] * projection.shape[1] for projection in projections),
             trained=trained * len(base.model.layers),
             element=base.model.norm.weight.element_size(),
-            quantized=layer.qkv.quantized,
+            quantized=quantized,
             normed_heads=layer.head_norms is not None,
         )
 
@@ -144,21 +146,17 @@ def activation_bytes(sizes: Sizes, keep: Keep, tokens: int) -> int:
     return tokens * sizes.layers * kept + buffers + max(layer, head)
 
 
-def peak_bytes(sizes: Sizes, keep: Keep, keep_weights: bool, tokens: int, state_bytes: float) -> int:
-    """Bytes that training adds to the model: activations, matrices, gradients and optimizer states.
+def lasting_bytes(sizes: Sizes, keep_weights: bool, state_bytes: float) -> int:
+    """Bytes that training adds to the model and that stay between steps: matrices, gradients and optimizer states.
 
     Args:
         sizes: The model's.
-        keep: What stays.
-        keep_weights: Whether dequantized weights do.
-        tokens: Of the longest micro-batch.
+        keep_weights: Whether dequantized weights stay.
         state_bytes: What the optimizer keeps of each adapter weight.
     """
-    borders = sizes.layers * sizes.matrices * sizes.element if keep_weights else sizes.matrices * sizes.element
-    if not sizes.quantized:  # they are moved, one projection after the other
-        borders = sizes.matrices * sizes.element
-    adapters = sizes.trained * (4 + sizes.element + state_bytes)
-    return int(activation_bytes(sizes, keep, tokens) + borders + adapters)
+    # Weights that are not quantized are moved, one projection after the other.
+    layers = sizes.layers if keep_weights and sizes.quantized else 1
+    return int(layers * sizes.matrices * sizes.element + sizes.trained * (4 + sizes.element + state_bytes))
 
 
 def plans(
@@ -186,8 +184,9 @@ def plans(
         count = rows // size
         reads = 0 if keep_weights or not sizes.quantized else READS * count
         cost = ARITHMETIC[keep] * mean * rows + DEQUANTIZING * reads + count  # the last decides between equals
-        peak = peak_bytes(sizes, keep, keep_weights, tokens, state_bytes)
-        ranked.append((cost, Plan(keep, keep_weights, size, count, tokens, multiple, graphs, peak)))
+        lasting = lasting_bytes(sizes, keep_weights, state_bytes)
+        peak = lasting + activation_bytes(sizes, keep, tokens)
+        ranked.append((cost, Plan(keep, keep_weights, size, count, tokens, multiple, graphs, peak, lasting)))
     return [plan for _, plan in sorted(ranked, key=lambda entry: entry[0])]
 
 
