@@ -51,6 +51,7 @@ def packed(tokens: int, *more: str) -> tuple[str, ...]:
         f"data.max_length={tokens}",
         "trainer.per_device_train_batch_size=1",
         "trainer.gradient_accumulation_steps=1",
+        "trainer.logging_steps=5",
         *more,
     )
 
@@ -80,25 +81,26 @@ class Row:
 
 
 LOW = "trainer.gradient_checkpointing=true"
+SMALL_STATES = "trainer.optim=adamw_8bit"
 FUSED, PLAIN = "trainer.engine=fused", "trainer.engine=plain"
 DROPOUT = "lora.lora_dropout=0.05"
 ROWS = (
     Row("pair_fused", (*PAIR, at_most(10), FUSED), 60, 120),
-    Row("8k_fused", packed(8192, at_most(33), FUSED), 3, 10),
-    Row("4k_low_fused", packed(4096, LOW, at_most(7.5), FUSED), 3, 12),
-    Row("8k_low_fused", packed(8192, LOW, at_most(7.5), FUSED), 3, 8),
+    Row("8k_fused", packed(8192, at_most(33), FUSED), 5, 15),
+    Row("4k_low_fused", packed(4096, LOW, at_most(7.5), FUSED), 5, 15),
+    Row("8k_low_fused", packed(8192, LOW, SMALL_STATES, at_most(7.5), FUSED), 5, 10),
     Row("epoch_fused", (*PAIR, FUSED), 60, 0),
     Row("pair_kept_fused", (*PAIR, FUSED), 60, 120),
-    Row("pair_plain", (*PAIR, PLAIN), 8, 30),
-    Row("8k_plain", packed(8192, PLAIN), 3, 8),
+    Row("pair_plain", (*PAIR, PLAIN), 10, 30),
+    Row("8k_plain", packed(8192, PLAIN), 5, 5),
     Row("pair_dropout_fused", (*PAIR, at_most(10), DROPOUT, FUSED), 60, 120),
-    Row("8k_dropout_fused", packed(8192, at_most(33), DROPOUT, FUSED), 3, 10),
-    Row("8k_kept_fused", packed(8192, FUSED), 3, 10),
-    Row("4k_low_plain", packed(4096, LOW, PLAIN), 3, 8),
-    Row("8k_low_plain", packed(8192, LOW, PLAIN), 3, 8),
-    Row("pair_dropout_plain", (*PAIR, DROPOUT, PLAIN), 8, 30),
-    Row("8k_dropout_plain", packed(8192, DROPOUT, PLAIN), 3, 8),
-    Row("epoch_plain", (*PAIR, PLAIN), 8, 0, limit=420),
+    Row("8k_dropout_fused", packed(8192, at_most(33), DROPOUT, FUSED), 5, 10),
+    Row("8k_kept_fused", packed(8192, FUSED), 5, 10),
+    Row("4k_low_plain", packed(4096, LOW, PLAIN), 5, 5),
+    Row("8k_low_plain", packed(8192, LOW, PLAIN), 5, 5),
+    Row("pair_dropout_plain", (*PAIR, DROPOUT, PLAIN), 10, 30),
+    Row("8k_dropout_plain", packed(8192, DROPOUT, PLAIN), 5, 5),
+    Row("epoch_plain", (*PAIR, PLAIN), 10, 0, limit=420),
 )
 
 
@@ -146,18 +148,19 @@ def arguments(row: Row, data: Path, folder: Path, tiny: bool) -> list[str]:
         overrides.remove(PLAIN)
     common = ["model=random_8b", "quantization=nf4_double", "lora.lora_dropout=0", "tracking=none", "data=local"]
     common += [f"data.path={data}", *as_they_are(), "data.eval_fraction=0", "trainer.eval_strategy=no"]
-    common += ["trainer.save_strategy=no", "trainer.optim=adamw_torch_fused", "trainer.logging_steps=1"]
+    common += ["trainer.save_strategy=no", "trainer.optim=adamw_torch_fused", "trainer.logging_steps=10"]
     common += ["generation.sample_prompts=[]", f"hydra.run.dir={folder}", f"name={row.name}"]
     if row.steps:
         common.append(f"trainer.max_steps={row.warm + row.steps}")
-    if DROPOUT in overrides:
-        common.remove("lora.lora_dropout=0")
+    own = {override.partition("=")[0] for override in overrides}
+    common = [override for override in common if override.partition("=")[0] not in own]
     if tiny:
         short = {"data.max_length=8192": "data.max_length=512", "data.max_length=4096": "data.max_length=256"}
         overrides = [short.get(override, override) for override in overrides]
         common[:1] = ["model=tiny_random", "model.dtype=bfloat16"]
-        common += ["trainer.use_cpu=true", "trainer.optim=adamw_torch"]
-        common.remove("trainer.optim=adamw_torch_fused")
+        common += ["trainer.use_cpu=true"]
+        overrides = [o for o in overrides if o != SMALL_STATES]
+        common = [o for o in common if not o.startswith("trainer.optim=")] + ["trainer.optim=adamw_torch"]
     return [*common, *overrides]
 
 
