@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import cpu_train
 from benchmarks.cut_dialogues import DIALOGUES, as_they_are, bundled_lengths, read_lengths, write_dialogues
 from benchmarks.gpu_train import ROWS, TARGETS, Row, arguments, flops, missing_keys, peer_rows, table
 from benchmarks.train_run import Rate, rate_of, run
@@ -114,3 +115,15 @@ def test_a_process_is_ended_at_its_limit(tmp_path: Path) -> None:
     assert why == "longer than 1 s"
     assert (tmp_path / "log").read_text() == "begun\n"
     assert run(["bash", "-c", "exit 3"], tmp_path / "log", 9)[0] == "exit status 3"
+
+
+def test_the_lowest_round_decides_and_an_uneven_machine_is_said() -> None:
+    """A side that was slowed by something else makes no ratio."""
+    loads, peaks = {"guide": [0.1, 0.1], "fused": [0.1, 4.0]}, {"guide": 3.0, "fused": 2.0}
+    even = cpu_train.table({"guide": [30.0, 31.0], "fused": [90.0, 92.0]}, loads, peaks, 2.5)
+    assert "lowest round: 2.97 x, target 2.5 x: reached" in even and "NOT A MEASUREMENT" not in even
+    uneven = cpu_train.table({"guide": [30.0, 9.0], "fused": [60.0, 90.0]}, loads, peaks, 2.5)
+    assert "lowest round: 2.00 x, target 2.5 x: MISSED" in uneven
+    assert "NOT A MEASUREMENT of a quiet machine: rates of guide, fused differ between rounds" in uneven
+    once = cpu_train.table({"guide": [30.0], "fused": [90.0]}, {"guide": [0.1], "fused": [0.1]}, peaks, 2.5)
+    assert "one round cannot show it" in once
