@@ -1,5 +1,6 @@
 """What only a CUDA device can show; run with `python -m pytest -m gpu`."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,22 @@ def test_fp16_autocast_survives_the_scalers_first_overflow(tmp_path: Path) -> No
     """trainer.fp16: the loss scaler may skip steps; the guard leaves that to it."""
     overrides = ["model.dtype=float32", "quantization=none", "trainer.bf16=false", "trainer.fp16=true"]
     assert run_training(conf(*overrides), tmp_path).steps == 6
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4_double"])
+def test_the_fused_engine_takes_the_plain_paths_curve(quantization: str, tmp_path: Path) -> None:
+    """Sixty steps by either engine, with graphs: losses within the noise of bfloat16."""
+    curves = []
+    for engine in ("plain", "fused"):
+        settings = (
+            "trainer.max_steps=60",
+            "trainer.learning_rate=1e-3",
+            "lora.lora_dropout=0",
+            "trainer.logging_steps=1",
+        )
+        run = conf(f"quantization={quantization}", f"trainer.engine={engine}", *settings)
+        run_training(run, tmp_path / engine)
+        history = json.loads((tmp_path / engine / "history.json").read_text())
+        curves.append([loss for _, loss in history["train"]])
+    assert curves[0][-1] < curves[0][0]
+    assert curves[1] == pytest.approx(curves[0], abs=0.05)

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 
+from medllm.config.compose import load_run_conf
 from medllm.config.trainer import Engine
-from medllm.errors import ConfigError, DeviceMemoryError
+from medllm.errors import ConfigError, DeviceMemoryError, NonFiniteError
 from medllm.models.fused.plan import GIB, Sizes, activation_bytes, lasting_bytes, plans
 from medllm.models.fused.step import Keep
 from medllm.training.arguments import build_arguments
+from medllm.training.callbacks import NonFiniteGuard
 from medllm.training.engine import build_engine
 from medllm.training.trainer import MedTrainer
 from tests.training.runs import datasets_of, model_of, tiny_run, trainer_of, weights
@@ -79,6 +81,31 @@ def test_a_checkpoint_of_the_other_engine_is_refused(dialogues: Path, tmp_path: 
         trainer_of(conf, tmp_path / "other").train(resume_from_checkpoint=checkpoint)
 
 
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
+def test_a_step_that_is_not_finite_leaves_the_weights(dialogues: Path, tmp_path: Path, optim: str) -> None:
+    """Where the optimizer leaves it out on the device, too: it is named a step later, and the weights are those before it."""
+    overrides = ["trainer.lr_scheduler_type=constant", "trainer.logging_steps=50", "trainer.eval_strategy=no"]
+    conf = tiny_run(dialogues, *overrides, f"trainer.optim={optim}", "trainer.max_steps=2")
+    before = fused_trainer(conf, tmp_path / "before")
+    before.train()
+    conf.trainer.max_steps = 8
+    trainer = fused_trainer(conf, tmp_path / "run")
+    trainer.add_callback(NonFiniteGuard(trainer))
+    assert trainer.engine is not None
+    engine, compute, calls = trainer.engine, trainer.engine.backward, iter(range(1, 100))
+
+    def poisoned(*arguments: Any) -> torch.Tensor:
+        loss = compute(*arguments)
+        if next(calls) == 3:
+            engine.grad[7] = float("nan")
+        return loss
+
+    engine.backward = poisoned  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteError, match="step 3: the gradient norm is nan"):
+        trainer.train()
+    assert all(torch.equal(a, b) for a, b in zip(weights(trainer.model), weights(before.model), strict=True))
+
+
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
@@ -97,7 +124,10 @@ def test_what_it_cannot_do_takes_the_plain_path(
     dialogues: Path, overrides: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With one line that says why; asked for by name, it is refused instead."""
-    conf = tiny_run(dialogues, *overrides)
+    methods = [override for override in overrides if override.startswith("lora=")]
+    conf = tiny_run(dialogues, *(override for override in overrides if override not in methods))
+    for method in methods:
+        conf.lora = load_run_conf(["model=tiny_random", "quantization=none", method]).lora
     datasets, model = datasets_of(conf), model_of(conf)
     assert build_engine(conf, model, datasets, "cpu") is None
     assert f"engine    plain: {reason}" in capsys.readouterr().err
