@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from medllm.config.model import TinyRandomModelConf, WheelModelConf
+from medllm.config.store import fast_dtype
 from medllm.models.base import Tokenizer, build_base_model, build_tokenizer
 from medllm.models.preflight import meta_model
 from tests.conf.groups import assert_round_trips, load, options, refusal
@@ -119,3 +120,20 @@ def test_refusals() -> None:
     )
     assert "model.sha256=abc: is not a SHA-256" in refusal("model.sha256=abc")
     assert "model.pretrained_model_name_or_path: needs a value" in refusal("model=pretrained")
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [
+        ("flags : fpu avx2 avx512f avx512_bf16", "bfloat16"),
+        ("Features : fp asimd bf16", "bfloat16"),
+        ("flags : fpu avx2 avx512f", "float32"),
+        ("", "float32"),
+    ],
+)
+def test_the_bundled_models_precision_is_what_the_cpu_is_fast_in(flags: str, dtype: str, tmp_path: Path) -> None:
+    """By the instructions that the system lists; float32 where it lists none."""
+    cpu = tmp_path / "cpuinfo"
+    if flags:
+        cpu.write_text(f"model name : any\n{flags}\n")
+    assert fast_dtype(True, cpu) == dtype

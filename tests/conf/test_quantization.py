@@ -18,7 +18,8 @@ def test_composes_and_round_trips(option: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", options("quantization"))
 def test_builds_the_upstream_object(option: str) -> None:
     """Each option becomes the BitsAndBytesConfig that its name says, or None."""
-    config = build_quantization_config(load("quantization", option).quantization)
+    run = load("quantization", option)
+    config = build_quantization_config(run.quantization)
     if option == "none":
         assert config is None
         return
@@ -26,7 +27,10 @@ def test_builds_the_upstream_object(option: str) -> None:
     assert config.load_in_4bit == (option != "int8")
     assert config.bnb_4bit_use_double_quant == (option == "nf4_double")
     if config.load_in_4bit:
-        assert (config.bnb_4bit_quant_type, config.bnb_4bit_compute_dtype) == ("nf4", torch.bfloat16)
+        assert (config.bnb_4bit_quant_type, config.bnb_4bit_compute_dtype) == (
+            "nf4",
+            getattr(torch, run.model.dtype.value),
+        )
 
 
 @pytest.mark.parametrize("option", options("quantization"))

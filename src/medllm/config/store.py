@@ -64,11 +64,10 @@ def gpus_per_point() -> int:
     return int(not hidden and any(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def fast_dtype(use_cpu: bool) -> str:
-    """`bfloat16` where matrix products in it are computed by the hardware, else `float32`, which is then several times faster."""
+def fast_dtype(use_cpu: bool, cpu: Path = Path("/proc/cpuinfo")) -> str:
+    """`bfloat16` where the hardware multiplies matrices in it, else `float32`, which is then several times faster."""
     if gpus_per_point() and not use_cpu:
         return "bfloat16"
-    cpu = Path("/proc/cpuinfo")
     words = set(cpu.read_text(encoding="utf-8", errors="replace").split()) if cpu.is_file() else set()
     return "bfloat16" if words & {"avx512_bf16", "amx_bf16", "bf16"} else "float32"
 
