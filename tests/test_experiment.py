@@ -163,7 +163,7 @@ def test_a_full_gpu_is_one_message(tiny_overrides: list[str], tmp_path: Path, mo
     def full(*arguments: object, **more: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr(MedTrainer, "compute_loss", full)
+    monkeypatch.setattr(MedTrainer, "training_step", full)
     with pytest.raises(DeviceMemoryError, match=r"trainer\.gradient_checkpointing=true"):
         run_training(conf_of(tiny_overrides, "tracking=none"), tmp_path / "run")
 
@@ -179,12 +179,17 @@ def test_resuming_a_finished_run_trains_nothing_and_ends_well(tiny_overrides: li
     assert again.objective == first.objective
 
 
-def test_a_diverging_run_fails(tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NaN is not a result."""
+@pytest.mark.parametrize("engine", ["plain", "fused"])
+def test_a_diverging_run_fails(
+    tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    """NaN is not a result, whatever computed it."""
+    from medllm.models.fused.engine import FusedEngine
     from medllm.training.trainer import MedTrainer
 
-    original = MedTrainer.compute_loss
-    monkeypatch.setattr(MedTrainer, "compute_loss", lambda self, *a, **k: original(self, *a, **k) * float("nan"))
+    owner, name = (MedTrainer, "compute_loss") if engine == "plain" else (FusedEngine, "backward")
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda self, *a, **k: original(self, *a, **k) * float("nan"))
     with pytest.raises(NonFiniteError, match="step 1"):
-        run_training(conf_of(tiny_overrides, "tracking=none"), tmp_path / "run")
+        run_training(conf_of(tiny_overrides, "tracking=none", f"trainer.engine={engine}"), tmp_path / "run")
     assert not (tmp_path / "run" / "artifact").exists()

@@ -193,7 +193,7 @@ def test_a_failed_point_frees_its_model(
     def fail(*arguments: Any, **more: Any) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(MedTrainer, "compute_loss", fail)
+    monkeypatch.setattr(MedTrainer, "training_step", fail)
     with open_dict(config):
         config.hydra.runtime.output_dir = str(tmp_path / "point")
     HydraConfig.instance().set_config(config)
