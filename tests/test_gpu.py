@@ -4,17 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from medllm.config.compose import load_run_conf
 from medllm.config.plan import Point
 from medllm.config.run import RunConf
 from medllm.experiment import check, run_training
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 
 SHAPE = [
     "model=tiny_random",

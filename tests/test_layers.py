@@ -17,6 +17,7 @@ LAYERS = [
     {"data", "models", "tracking", "hub", "plots", "artifact", "help", "run_folder"},
     {"training", "inference", "data_page"},
     {"result", "data_view", "foundation"},
+    {"deposit"},
     {"experiment", "summary"},
     {"comparison"},
     {"sweep"},
@@ -68,24 +69,22 @@ def test_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
             assert room(path) in rooms
 
 
+def loaded_by(code: str, *libraries: str) -> str:
+    """Which of these libraries a fresh process has imported after some code."""
+    code = f"import sys; {code}; print(sorted({set(libraries)} & set(sys.modules)))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def test_composing_leaves_torch_out() -> None:
     """A wrong key is answered before anything heavy is imported."""
-    code = (
-        "import sys; from medllm.config.compose import load_run_conf; import medllm.cli; load_run_conf([]);"
-        "print(sorted({'torch', 'transformers', 'mlflow', 'peft', 'datasets'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    code = "from medllm.config.compose import load_run_conf; import medllm.cli; load_run_conf([])"
+    assert loaded_by(code, "torch", "transformers", "mlflow", "peft", "datasets") == "[]"
 
 
 def test_a_start_imports_no_more_than_it_needs() -> None:
     """Cleaning is imported where something is cleaned, pictures when there is one to draw, a store when one is opened."""
-    code = (
-        "import sys, medllm.experiment;"
-        "print(sorted({'ftfy', 'rensa', 'py3langid', 'matplotlib', 'mlflow', 'optuna', 'ray'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    late = ("ftfy", "rensa", "py3langid", "matplotlib", "mlflow", "optuna", "ray")
+    assert loaded_by("import medllm.experiment", *late) == "[]"
 
 
 def test_configs_are_read_without_hidden_defaults() -> None:

@@ -2,11 +2,9 @@
 
 import contextlib
 import gc
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +12,24 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import set_seed
 
-from medllm.artifact import resolved_yaml, seal, sha256, write_json
+from medllm.artifact import resolved_yaml
 from medllm.config.compose import resolved
-from medllm.config.data import sources_of
-from medllm.config.lora import NoAdapterConf
-from medllm.config.model import PretrainedModelConf, WheelModelConf
 from medllm.config.plan import Point
 from medllm.config.rules import cross_field_faults, effective_batching
 from medllm.config.run import RunConf
 from medllm.config.store import project_root, schema_names
-from medllm.console import console
 from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets, build_datasets
-from medllm.data_view import data_view, write_data_report
+from medllm.deposit import base_name, record_curves, record_data, record_proof, save_artifact, say_plan
 from medllm.errors import ConfigError, DeviceMemoryError, Fault, PointPrunedError
 from medllm.foundation import Measured, foundation
-from medllm.inference.generate import build_generation_config
 from medllm.inference.samples import Samples
-from medllm.models.adapter import attach_adapter, changes_base, count_parameters, save_initial, save_model
-from medllm.models.base import Tokenizer, build_base_model, build_tokenizer, is_at_hand, pick_device
+from medllm.models.adapter import attach_adapter, changes_base, count_parameters, save_initial
+from medllm.models.base import build_base_model, build_tokenizer, is_at_hand, pick_device
 from medllm.models.fused.engine import FusedEngine
 from medllm.models.preflight import preflight_faults
-from medllm.plots import plot_loss
-from medllm.result import Result, final_metrics, result_metrics
-from medllm.run_folder import read_record_id, write_history, write_record_id
+from medllm.result import Result, final_metrics
+from medllm.run_folder import read_record_id, write_record_id
 from medllm.stopping import stop
 from medllm.tracking.build import open_record
 from medllm.tracking.lineage import git_state, hardware, versions
@@ -54,8 +46,8 @@ from medllm.training.callbacks import (
     StopOnRequest,
 )
 from medllm.training.checkpoint import newest_valid
-from medllm.training.engine import build_engine
-from medllm.training.label_proof import LabelProof, prove_labels
+from medllm.training.engine import build_engine, engine_faults
+from medllm.training.label_proof import prove_labels
 from medllm.training.metrics import EvalMetrics, evaluate, precision
 from medllm.training.trainer import MedTrainer
 
@@ -70,7 +62,7 @@ def check(points: Sequence[Point]) -> None:
     for point in points:
         found = cross_field_faults(point.conf)
         if not found or is_at_hand(point.conf.model):  # nothing is downloaded for a run that is wrong already
-            found = [*found, *preflight_faults(point.conf)]
+            found = [*found, *preflight_faults(point.conf), *engine_faults(point.conf)]
         faults += [fault for fault in found if fault not in faults]
     if faults:
         raise ConfigError(faults)
@@ -141,7 +133,7 @@ def _run(
     tokenizer = build_tokenizer(conf.model)
     renderer = Renderer(tokenizer.tokenizer, conf.data.system_prompt)
     datasets = build_datasets(conf.data, renderer, effective_batching(conf), conf.seed)
-    _record_data(datasets, conf, renderer, folder, record)
+    record_data(datasets, conf, renderer, folder, record)
 
     base = foundation.lend(
         (conf.model, conf.quantization, device, conf.trainer.gradient_checkpointing),
@@ -150,16 +142,16 @@ def _run(
     samples = Samples(conf, Renderer(tokenizer.tokenizer, conf.generation.system_prompt), record, folder)
     measured = _measure_base(base, conf, datasets, renderer, samples, device)
     proof, before, answers_before = measured.proof, measured.before, measured.answers
-    _record_proof(proof, folder, record)
+    record_proof(proof, folder, record)
 
     set_seed(conf.seed)  # before the adapter is made: its first weights are part of the seed's result
-    model = attach_adapter(base, conf.lora, tokenizer.new_token_ids, _base_name(conf))
+    model = attach_adapter(base, conf.lora, tokenizer.new_token_ids, base_name(conf))
     initial = None
     if changes_base(conf.lora):
         initial = folder / "initial_adapter"
         save_initial(model, initial)
     trainable, total = count_parameters(model)
-    _say_plan(conf, datasets, proof, trainable, total, device)
+    say_plan(conf, datasets, proof, trainable, total, device)
 
     engine = build_engine(conf, model, datasets, device)
     trainer = build_trainer(model, conf, datasets, folder, record, samples, engine)
@@ -177,7 +169,7 @@ def _run(
     if stopping.stopped:
         stop.raise_now()
     if pruning.loss is not None:
-        _record_curves(trainer, before, conf, folder, record)
+        record_curves(trainer, before, conf, folder, record)
         foundation.take_back(model, conf.lora)
         said = f"held-out loss {pruning.loss:.4f} at step {trainer.state.global_step} of {trainer.state.max_steps}"
         record.set_tags({"pruned": said})
@@ -185,7 +177,7 @@ def _run(
     after = _final_evaluation(trainer) if datasets.eval else None
     answers_after = samples.take(model, trainer.state.global_step)
 
-    _record_curves(trainer, before, conf, folder, record)
+    record_curves(trainer, before, conf, folder, record)
     if trainer.eval_losses is not None:
         record.log_artifact(trainer.eval_losses.save(folder))
 
@@ -212,7 +204,7 @@ def _run(
         trainable=trainable,
         total=total,
     )
-    _save_artifact(result, model, initial, conf, tokenizer, renderer, datasets, commit)
+    save_artifact(result, model, initial, conf, tokenizer, renderer, datasets, commit)
     foundation.take_back(model, conf.lora)
     return result
 
@@ -282,109 +274,6 @@ def _final_evaluation(trainer: MedTrainer) -> EvalMetrics:
     if last.get("step") != trainer.state.global_step:
         last = trainer.evaluate()
     return EvalMetrics(**{name: last[f"eval_{name}"] for name in EvalMetrics.__dataclass_fields__})
-
-
-def _record_curves(
-    trainer: MedTrainer, before: EvalMetrics | None, conf: RunConf, folder: Path, record: Record
-) -> None:
-    history = trainer.state.log_history
-
-    def curve(name: str) -> list[tuple[int, float]]:
-        return [(entry["step"], entry[name]) for entry in history if name in entry]
-
-    held_out = [(0, before.loss), *curve("eval_loss")] if before else []
-    record.log_artifact(plot_loss(curve("loss"), held_out, conf.name, folder / "loss.png"))
-    write_history(folder, curve("loss"), held_out, curve("num_tokens"), curve("elapsed_seconds"))
-
-
-def _record_data(datasets: Datasets, conf: RunConf, renderer: Renderer, folder: Path, record: Record) -> None:
-    batch_size = conf.trainer.per_device_train_batch_size
-    for path in write_data_report(data_view(datasets, conf.data, renderer, batch_size, conf.seed), folder):
-        record.log_artifact(path)
-    places = [str(source.path or source.dataset) for source in sources_of(conf.data).values()]
-    source, name = ", ".join(places), "+".join(Path(place).stem or place for place in places)
-    for context, side in (("training", datasets.train), ("evaluation", datasets.eval)):
-        if side is not None:
-            record.log_data(name, side.conversations.fingerprint, source, context, len(side.conversations))
-    record.set_tags(
-        {
-            "data.fingerprint": datasets.fingerprint,
-            "data.batching": datasets.batching.name,
-            "data.counts": json.dumps(datasets.counts),
-            "data.rejected": json.dumps(datasets.report.rejected),
-        }
-    )
-
-
-def _record_proof(proof: LabelProof, folder: Path, record: Record) -> None:
-    path = folder / "label_proof.json"
-    write_json(path, proof.as_dict())
-    record.log_artifact(path)
-    record.log_metrics({f"labels/supervised_share_{role}": s for role, s in proof.supervised_share.items()}, 0)
-    record.set_tags({"labels": "proven"})
-
-
-def _say_plan(conf: RunConf, datasets: Datasets, proof: LabelProof, trainable: int, total: int, device: str) -> None:
-    held_out = len(datasets.eval.samples.rows) if datasets.eval else 0
-    counts = ", ".join(f"{count} {fate}" for fate, count in datasets.counts.items() if count and fate != "kept")
-    together = f"{datasets.batching.name} loss {proof.together_loss:.4f} = {proof.alone_loss:.4f} one by one"
-    console.print(
-        f"data      {len(datasets.train.samples.rows)} conversations to train on, {held_out} held out, "
-        f"{datasets.train.num_tokens:,} tokens, {datasets.batching.name}{f'; {counts}' if counts else ''}\n"
-        f"labels    proven on {proof.conversations} conversations: answers and their end of turn supervised, nothing else; "
-        f"{together}\n"
-        f"model     {_base_name(conf)} on {device}, {trainable:,} of {total:,} parameters trained "
-        f"({100 * trainable / total:.2f} %)"
-    )
-
-
-def _save_artifact(
-    result: Result,
-    model: Any,
-    initial: Path | None,
-    conf: RunConf,
-    tokenizer: Tokenizer,
-    renderer: Renderer,
-    datasets: Datasets,
-    commit: str,
-) -> None:
-    folder = result.artifact
-    save_model(model, folder, initial)
-    tokenizer.tokenizer.save_pretrained(folder)
-    build_generation_config(conf.generation, renderer).save_pretrained(folder)
-    (folder / "label_proof.json").write_bytes((result.folder / "label_proof.json").read_bytes())
-    write_json(folder / "metrics.json", result_metrics(result))
-    answers = {"before": result.answers_before, "after": result.answers_after}
-    write_json(folder / "samples.json", {k: [asdict(a) for a in v] for k, v in answers.items()})
-    full = isinstance(conf.lora, NoAdapterConf)
-    weights = folder / ("model.safetensors" if full else "adapter_model.safetensors")
-    seal(
-        folder,
-        conf,
-        {
-            "kind": "full" if full else "adapter",
-            "weights_sha256": sha256(weights) if weights.is_file() else "",
-            "base": _base_description(conf),
-            "data": {"fingerprint": datasets.fingerprint, **datasets.counts},
-            "code": {"commit": commit},
-            "run_id": result.run_id,
-            "versions": versions(),
-        },
-    )
-
-
-def _base_name(conf: RunConf) -> str:
-    if isinstance(conf.model, PretrainedModelConf):
-        return conf.model.pretrained_model_name_or_path
-    return "tiny_random"
-
-
-def _base_description(conf: RunConf) -> dict[str, str | None]:
-    if isinstance(conf.model, WheelModelConf) and conf.model.source.name == "wheel":
-        return {"name": _base_name(conf), "wheel": conf.model.wheel, "sha256": conf.model.sha256}
-    if isinstance(conf.model, PretrainedModelConf):
-        return {"name": _base_name(conf), "revision": conf.model.revision}
-    return {"name": _base_name(conf)}
 
 
 def _display(folder: Path) -> str:

@@ -13,6 +13,7 @@ from medllm.models.adapter import attach_adapter, build_peft_config, load_adapte
 from medllm.models.base import Tokenizer, build_base_model, build_tokenizer
 from medllm.models.tiny import build_tiny_tokenizer
 from tests.conf.groups import options
+from tests.models.steps import train_steps
 
 STARTS_AS_BASE = [name for name in options("lora") if name not in ("prefix", "none")]
 
@@ -43,17 +44,6 @@ def batch(length: int = 24) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "labels": ids.clone()}
 
 
-def train_steps(model: Any, steps: int = 2) -> None:
-    """Plain Adam steps."""
-    model.train()
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    for _ in range(steps):
-        model(**batch(), use_cache=False).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.eval()
-
-
 def logits(model: Any) -> torch.Tensor:
     """In eval mode, without a cache."""
     model.eval()
@@ -82,7 +72,7 @@ def test_the_base_stays_bit_identical_and_every_adapter_weight_moves(option: str
     model = attach_adapter(base_of(run), run.lora)
     logits(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    train_steps(model, steps=3)
+    train_steps(model, batch(), 3)
     for name, parameter in model.named_parameters():
         same = torch.equal(parameter, before[name])
         assert same != parameter.requires_grad, name
@@ -113,7 +103,7 @@ def test_every_method_answers_in_bfloat16(option: str, quantization: str) -> Non
     """Forward, backward and generation with a cache, without autocast."""
     run = conf(f"lora={option}", f"quantization={quantization}", "model.dtype=bfloat16")
     model = attach_adapter(base_of(run), run.lora)
-    train_steps(model)
+    train_steps(model, batch())
     ids = batch()["input_ids"]
     answer = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, use_cache=True)
     assert answer.shape[1] > ids.shape[1]
@@ -130,7 +120,7 @@ def test_a_saved_adapter_loads_onto_the_untouched_base(option: str, tmp_path: Pa
     initial = tmp_path / "initial" if option == "pissa" else None
     if initial:
         save_initial(model, initial)
-    train_steps(model)
+    train_steps(model, batch())
     save_model(model, tmp_path / "saved", initial)
     assert {path.suffix for path in (tmp_path / "saved").iterdir()} == {".json", ".safetensors"}
     loaded = load_adapter(base_of(run), tmp_path / "saved")
@@ -143,7 +133,7 @@ def test_merged_logits_equal_unmerged(option: str) -> None:
     run = conf(f"lora={option}", "quantization=none")
     torch.manual_seed(0)
     model = attach_adapter(base_of(run), run.lora)
-    train_steps(model)
+    train_steps(model, batch())
     expected = logits(model)
     assert (logits(model.merge_and_unload()) - expected).abs().max() < 1e-4
 
@@ -168,13 +158,7 @@ def test_new_tokens_get_trained_embeddings(tied: bool, tmp_path: Path) -> None:
     assert torch.allclose(start[ids[1]], start[: ids[0]].mean(dim=0), atol=1e-6)
     model = attach_adapter(base, run.lora, made.new_token_ids)
     given = torch.tensor([[5, *ids, 7, *ids, 9]])
-    model.train()
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    for _ in range(2):
-        model(input_ids=given, labels=given, use_cache=False).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.eval()
+    train_steps(model, {"input_ids": given, "labels": given})
     trained = model(input_ids=given, use_cache=False).logits.detach()
     save_model(model, tmp_path)
     fresh = build_base_model(run.model, run.quantization, made)

@@ -17,6 +17,7 @@ from medllm.models.adapter import attach_adapter, load_adapter, save_model
 from medllm.models.base import Tokenizer, build_base_model, build_tokenizer
 from medllm.models.quantized import quantized_key
 from medllm.models.tiny import build_tiny_tokenizer
+from tests.models.steps import train_steps
 
 QUANTIZED = ["nf4", "nf4_double", "int8"]
 
@@ -121,12 +122,7 @@ def test_training_on_a_kept_base_is_training_on_a_fresh_one(quantization: str, f
         torch.manual_seed(0)
         model = attach_adapter(base, run.lora, made.new_token_ids, str(folder))
         before = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
-        model.train()
-        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-        for _ in range(2):
-            model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+        train_steps(model, {"input_ids": ids, "labels": ids})
         assert all(torch.equal(p, before[name]) for name, p in model.named_parameters() if name in before)
         save_model(model, tmp_path / f"adapter{number}")
         loaded = load_adapter(base_of(run, made), tmp_path / f"adapter{number}")
@@ -291,7 +287,6 @@ def test_a_copy_of_the_folder_and_a_cleared_cache(folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("quantization", QUANTIZED)
 def test_a_kept_base_is_the_fresh_one_on_a_card(quantization: str, folder: Path) -> None:
     """As on a processor; and on the card, where it was asked for."""

@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from medllm.config.compose import load_run_conf
+from medllm.config.plan import Point
 from medllm.config.trainer import Engine
 from medllm.errors import ConfigError, DeviceMemoryError, NonFiniteError
+from medllm.experiment import check
+from medllm.models.fused.layer import Keep
 from medllm.models.fused.plan import GIB, Sizes, activation_bytes, lasting_bytes, plans
-from medllm.models.fused.step import Keep
 from medllm.training.arguments import build_arguments
 from medllm.training.callbacks import NonFiniteGuard
-from medllm.training.engine import build_engine
+from medllm.training.engine import build_engine, engine_faults, engine_obstacle
 from medllm.training.trainer import MedTrainer
 from tests.training.runs import datasets_of, model_of, tiny_run, trainer_of, weights
 
@@ -135,6 +137,26 @@ def test_what_it_cannot_do_takes_the_plain_path(
         conf.trainer.engine = Engine.fused
         with pytest.raises(ConfigError, match=r"trainer\.engine=fused: does not go with this run"):
             build_engine(conf, model, datasets, "cpu")
+
+
+def test_an_impossible_wish_is_refused_before_anything_is_loaded(dialogues: Path) -> None:
+    """With the other gates, as far as the configuration tells; the same configuration on `auto` passes."""
+    for engine, refused in (("fused", True), ("auto", False)):
+        conf = tiny_run(dialogues, "quantization=int8", f"trainer.engine={engine}")
+        faults = [str(fault) for fault in engine_faults(conf)]
+        assert bool(faults) is refused
+    conf = tiny_run(dialogues, "lora.use_dora=true", "trainer.engine=fused")
+    with pytest.raises(ConfigError, match=r"trainer\.engine=fused: does not go with this run: lora\.use_dora=true"):
+        check([Point((), conf)])
+
+
+def test_a_model_that_rotates_a_part_of_its_heads_takes_the_plain_path(dialogues: Path) -> None:
+    """The step rotates whole heads."""
+    conf = tiny_run(dialogues)
+    model = model_of(conf)
+    assert engine_obstacle(conf, model, "cpu") == ""
+    model.get_base_model().model.layers[0].self_attn.head_dim *= 2
+    assert engine_obstacle(conf, model, "cpu") == "rotary embeddings of a part of each head"
 
 
 def test_too_little_memory_is_said_before_training(dialogues: Path) -> None:

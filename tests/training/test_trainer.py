@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from medllm.errors import NonFiniteError
 from medllm.training.callbacks import NonFiniteGuard

@@ -13,8 +13,9 @@ from medllm.data.collate import FlatCollator
 from medllm.data.packing import PackedDataset
 from medllm.data.pipeline import Datasets, Side
 from medllm.errors import ConfigError, DeviceMemoryError, Fault
+from medllm.models.base import pick_device
 from medllm.models.fused.engine import FusedEngine
-from medllm.models.fused.obstacle import obstacle
+from medllm.models.fused.obstacle import obstacle_of_conf, obstacle_of_model
 from medllm.models.fused.plan import GIB, Plan, Sizes, plans
 
 # Bytes that optimizers keep of each weight. Adafactor is absent: it works on a matrix's rows and columns, which one flat
@@ -47,9 +48,7 @@ def build_engine(conf: RunConf, model: Any, datasets: Datasets, device: str) -> 
     reason = engine_obstacle(conf, model, device)
     if reason:
         if conf.trainer.engine is Engine.fused:
-            raise ConfigError(
-                Fault("trainer.engine", f"does not go with this run: {reason}", "fused", fix="trainer.engine=auto")
-            )
+            raise ConfigError(_refusal(reason))
         console.print(f"engine    plain: {reason}", markup=False)
         return None
     side = datasets.train
@@ -123,13 +122,29 @@ def flat_collator(side: Side, plan: Plan, max_length: int) -> FlatCollator:
     return FlatCollator(plan.multiple, samples + -(-plan.multiple // max_length), max_length)
 
 
+def engine_faults(conf: RunConf) -> list[Fault]:
+    """Why `trainer.engine=fused` is refused, as far as that can be said before the model is loaded."""
+    if conf.trainer.engine is not Engine.fused:
+        return []
+    reason = _obstacle_of_conf(conf, pick_device(conf.trainer.use_cpu))
+    return [_refusal(reason)] if reason else []
+
+
 def engine_obstacle(conf: RunConf, model: Any, device: str) -> str:
     """Why the plain path computes this run's steps; empty if the fused engine does."""
+    return _obstacle_of_conf(conf, device) or obstacle_of_model(model, conf.data.max_length)
+
+
+def _obstacle_of_conf(conf: RunConf, device: str) -> str:
     if conf.trainer.engine is Engine.plain:
         return "trainer.engine=plain"
     if conf.trainer.optim not in STATE_BYTES:
         return f"trainer.optim={conf.trainer.optim.value}"
-    return obstacle(conf, model, device)
+    return obstacle_of_conf(conf, device)
+
+
+def _refusal(reason: str) -> Fault:
+    return Fault("trainer.engine", f"does not go with this run: {reason}", "fused", fix="trainer.engine=auto")
 
 
 def _row_lengths(side: Side) -> list[int]:

@@ -4,11 +4,12 @@ from typing import Any
 
 import peft
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from medllm.data.collate import FlatCollator
-from medllm.models.fused.step import FusedStep, Keep
+from medllm.models.fused.layer import Keep
+from medllm.models.fused.step import FusedStep
 
 FAMILIES = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -101,7 +102,7 @@ def fused(
     step = FusedStep(
         model, keep=keep, keep_weights=keep_weights, max_tokens=len(batch["input_ids"]), max_length=LONGEST
     )
-    step.seed.fill_(seed)
+    step.work.seed.fill_(seed)
     loss = step.backward(batch, count).item()
     gradients = gradients_of(step, model)
     step.release()

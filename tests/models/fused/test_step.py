@@ -4,7 +4,8 @@ import bitsandbytes as bnb
 import pytest
 import torch
 
-from medllm.models.fused.step import FusedStep, Keep
+from medllm.models.fused.layer import Keep
+from medllm.models.fused.step import FusedStep
 from tests.models.fused.cases import ALL, FAMILIES, adapted, flat_batch, fused, gradients_of, overall, plain, worst
 
 EXACT = 1e-5
@@ -59,6 +60,18 @@ def test_micro_batches_add_up() -> None:
         parts += step.backward(part, scale).item()
     assert parts == pytest.approx(loss, rel=1e-5)
     assert worst(gradients_of(step, model), together) < EXACT
+
+
+@pytest.mark.parametrize("keep", [Keep.inputs, Keep.inputs_on_host], ids=lambda keep: keep.name)
+def test_parts_of_a_micro_batch_add_up(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where layers are recomputed the MLP is computed 16 tokens at a time, the last time fewer: the same gradients."""
+    monkeypatch.setattr("medllm.models.fused.step.MLP_TOKENS", 16)
+    model, batch = adapted(), flat_batch((13, 2, 20, 7), multiple=1)
+    assert len(batch["input_ids"]) == 42
+    loss, wanted = plain(model, batch)
+    got_loss, got = fused(model, batch, keep)
+    assert got_loss == pytest.approx(loss, rel=1e-6)
+    assert worst(got, wanted) < EXACT
 
 
 def test_no_conversation_sees_another() -> None:
@@ -139,11 +152,13 @@ def test_dropout_is_a_function_of_its_seed(keep: Keep) -> None:
     assert worst(same, gradients) < 1e-6
 
 
-def test_gradients_under_dropout_are_those_of_the_loss() -> None:
-    """With the mask held by its seed, the loss moves along the gradient as calculus says."""
+@pytest.mark.parametrize(("keep", "part"), [(Keep.everything, 2048), (Keep.inputs, 2048), (Keep.inputs, 16)])
+def test_gradients_under_dropout_are_those_of_the_loss(keep: Keep, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the mask held by its seed, the loss moves along the gradient as calculus says, in parts too."""
+    monkeypatch.setattr("medllm.models.fused.step.MLP_TOKENS", part)
     model, batch = adapted(dropout=0.3), flat_batch()
-    step = FusedStep(model, keep=Keep.everything, keep_weights=False, max_tokens=64, max_length=64)
-    step.seed.fill_(11)
+    step = FusedStep(model, keep=keep, keep_weights=False, max_tokens=64, max_length=64)
+    step.work.seed.fill_(11)
     scale = torch.tensor(1.0 / len(batch["targets"]))
     step.backward(batch, scale)
     gradient = step.adapters.grad.clone()

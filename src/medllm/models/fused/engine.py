@@ -48,7 +48,7 @@ class FusedEngine:
             model, keep=plan.keep, keep_weights=plan.keep_weights, max_tokens=plan.max_tokens, max_length=max_length
         )
         self.parameter = self.step.adapters.parameter
-        self._has_dropout = any(projection.p for projection in self.step.projections)
+        self._has_dropout = any(projection.p for projection in self.step.work.projections)
         self._graphs: dict[int, Graph] = {}
         self._pool: Any = None
         self._stream: Any = None
@@ -69,7 +69,7 @@ class FusedEngine:
             scale: Scalar, float32, on the device.
         """
         if self._has_dropout:
-            self.step.seed.fill_(int(torch.randint(2**31, ())))
+            self.step.work.seed.fill_(int(torch.randint(2**31, ())))
         if not self.plan.graphs:
             return self.step.backward(batch, scale)
         graph = self._graph(batch)
@@ -87,7 +87,7 @@ class FusedEngine:
         Args:
             batch: As for `backward`; nothing of it is kept.
         """
-        scale = torch.ones((), device=self.step.device)
+        scale = torch.ones((), device=self.step.work.device)
         self.step.backward(batch, scale)
         self.grad.zero_()
         if self.plan.graphs:

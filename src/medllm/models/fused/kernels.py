@@ -10,7 +10,7 @@ Tensor = torch.Tensor
 
 
 @triton.jit
-def _rms_norm(x, weight, out, rstd, x_stride, out_stride, eps, D: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
+def _rms_norm(x, weight, out, rstd, x_stride, out_stride, eps, D: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < D
@@ -46,10 +46,10 @@ def _rms_norm_backward(
     residual_stride,
     out_stride,
     normed_stride,
-    D: tl.constexpr,  # noqa: N803
-    HAS_RESIDUAL: tl.constexpr,  # noqa: N803
-    WRITES_NORMED: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
+    D: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    WRITES_NORMED: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -106,10 +106,10 @@ def _rotate(
     out_row_stride,
     out_head_stride,
     sign,
-    HEADS: tl.constexpr,  # noqa: N803
-    HALF: tl.constexpr,  # noqa: N803
-    WIDTH: tl.constexpr,  # noqa: N803
-    GROUP: tl.constexpr,  # noqa: N803
+    HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+    WIDTH: tl.constexpr,
+    GROUP: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     position = tl.load(positions + row)
@@ -149,7 +149,7 @@ def rotate(heads: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, out: Tens
 
 
 @triton.jit
-def _swiglu(gate_up, out, gate_up_stride, out_stride, F: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
+def _swiglu(gate_up, out, gate_up_stride, out_stride, F: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < F
@@ -177,8 +177,8 @@ def _swiglu_backward(
     gate_up_stride,
     out_stride,
     hidden_stride,
-    F: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
+    F: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -204,7 +204,7 @@ def swiglu_backward(grad: Tensor, gate_up: Tensor, out: Tensor, hidden: Tensor) 
 
 
 @triton.jit
-def _cross_entropy(logits, targets, losses, scale, V: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
+def _cross_entropy(logits, targets, losses, scale, V: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     start = logits + row * V
     target = tl.load(targets + row)
@@ -246,9 +246,9 @@ def _dropout(
     out_stride,
     site,
     p,
-    D: tl.constexpr,  # noqa: N803
-    ADDS: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
+    D: tl.constexpr,
+    ADDS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -291,11 +291,11 @@ def _dequantize(
     up,
     out_stride,
     up_column,
-    D,  # noqa: N803
-    NESTED: tl.constexpr,  # noqa: N803
-    RANK: tl.constexpr,  # noqa: N803
-    WIDTH: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
+    D,
+    NESTED: tl.constexpr,
+    RANK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK

@@ -17,19 +17,13 @@ FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3
 STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
 
 
-def obstacle(conf: RunConf, model: Any, device: str) -> str:
-    """Why this run takes the plain path; empty if it need not.
+def obstacle_of_conf(conf: RunConf, device: str) -> str:
+    """Why this run takes the plain path, as far as its configuration says; empty if it need not.
 
     Args:
         conf: The run's.
-        model: With its adapter.
-        device: Of the model.
+        device: Of the run.
     """
-    return obstacle_of_conf(conf, device) or _of_model(model, conf.data.max_length)
-
-
-def obstacle_of_conf(conf: RunConf, device: str) -> str:
-    """What can be said of it before the model is loaded."""
     lora, trainer = conf.lora, conf.trainer
     if not isinstance(lora, LoraConf):
         return "what is trained is not LoRA"
@@ -50,7 +44,13 @@ def obstacle_of_conf(conf: RunConf, device: str) -> str:
     return ""
 
 
-def _of_model(model: Any, max_length: int) -> str:
+def obstacle_of_model(model: Any, max_length: int) -> str:
+    """Why this model does; empty if it need not.
+
+    Args:
+        model: With its adapter; shapes are enough.
+        max_length: Of a conversation.
+    """
     base = model.get_base_model()
     config = base.config
     if type(base).__name__ not in FAMILIES:
@@ -62,6 +62,9 @@ def _of_model(model: Any, max_length: int) -> str:
     rotary = getattr(base.model.rotary_emb, "rope_type", "default")
     if rotary not in STATIC_ROTARY:
         return f"rotary embeddings of type {rotary}"
+    layer = base.model.layers[0].self_attn
+    if 2 * len(base.model.rotary_emb.inv_freq) != layer.head_dim:
+        return "rotary embeddings of a part of each head"
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     if window is not None and window < max_length:
         return f"attention reaches {window} tokens back, data.max_length is {max_length}"

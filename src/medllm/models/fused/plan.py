@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from medllm.models.fused.step import HEAD_BYTES, MLP_TOKENS, Keep, Layer
+from medllm.models.fused.layer import Keep, Layer
+from medllm.models.fused.step import HEAD_BYTES, MLP_TOKENS
 
 GIB = 2**30
 # Arithmetic of a token, against a step that recomputes nothing.
@@ -93,7 +94,7 @@ class Sizes:
         """Of peft's model, whose weights are in 4 bit or not."""
         base = model.get_base_model()
         layer = Layer.of(base.model.layers[0], 0)
-        projections = layer.projections.values()
+        projections = layer.projections
         trained = sum(
             part.rank * (projection.features + part.rows.stop - part.rows.start)
             for projection in projections

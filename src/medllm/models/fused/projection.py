@@ -11,7 +11,7 @@ the forward product is [x | x A^T] times M's upper rows, and the gradient of x i
 low-rank part rides in the large product's sum instead of passing over its wide result once more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,7 @@ class Projection:
     """A group of layers with one input.
 
     Attributes:
+        name: Equal for the projections that stand at the same place in their layers.
         parts: In the order of the output.
         width: N.
         features: D.
@@ -81,6 +82,7 @@ class Projection:
         up_grads: (N_j, r) float32, of B.
     """
 
+    name: str
     parts: list[Part]
     width: int
     features: int
@@ -96,7 +98,7 @@ class Projection:
     up_grads: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def of(cls, layers: list[Any], site: int) -> "Projection":
+    def of(cls, name: str, layers: list[Any], site: int) -> "Projection":
         """Of peft's layers and plain ones."""
         parts, row, column, p = [], 0, 0, 0.0
         for layer in layers:
@@ -113,7 +115,7 @@ class Projection:
                 [parts[0].base.bias.new_zeros(w) if b is None else b for b, w in zip(biases, widths, strict=True)]
             )
         border = -(-column // ALIGNMENT) * ALIGNMENT
-        return cls(parts, row, int(parts[0].base.in_features), column, border, site, p, bias)
+        return cls(name, parts, row, int(parts[0].base.in_features), column, border, site, p, bias)
 
     @property
     def quantized(self) -> bool:
@@ -171,34 +173,6 @@ class Projection:
         self.matrix = None
 
 
-def product(
-    projection: Projection, matrix: Tensor, x: Tensor, low: Tensor | None, out: Tensor, around: Tensor | None = None
-) -> Tensor:
-    """Out = x W^T + low (s B)^T + bias + around.
-
-    Args:
-        projection: Whose.
-        matrix: Its M.
-        x: (T, D + R) or wider; the border is overwritten with `low`.
-        low: (T, n r), None without adapters.
-        out: (T, N), written and returned.
-        around: (T, N), what goes around the projection.
-    """
-    features, rank, upper = projection.features, projection.rank, matrix[: projection.width].T
-    if low is not None:
-        x[:, features : features + rank].copy_(low)
-    x = x[:, : features + projection.border]
-    if around is not None:
-        torch.addmm(around, x, upper, out=out)
-        if projection.bias is not None:
-            out += projection.bias
-    elif projection.bias is not None:
-        torch.addmm(projection.bias, x, upper, out=out)
-    else:
-        torch.mm(x, upper, out=out)
-    return out
-
-
 class Adapters:
     """All adapters as one float32 parameter: a norm, a copy or an optimizer step is one operation and not hundreds.
 
@@ -209,7 +183,7 @@ class Adapters:
         scale: s.
     """
 
-    def __init__(self, projections: list[Projection], dtype: torch.dtype):
+    def __init__(self, projections: Sequence[Projection], dtype: torch.dtype):
         downs = [(projection, part) for projection in projections for part in projection.adapted]
         self.scale = float(downs[0][1].layer.scaling[ADAPTER])
         weights = [part.layer.lora_A[ADAPTER].weight for _, part in downs]

@@ -7,7 +7,7 @@ Inputs may be views with a row stride; arithmetic is in float32, results are in 
 from typing import Any
 
 import torch
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
+from torch.nn import functional as F
 
 Tensor = torch.Tensor
 

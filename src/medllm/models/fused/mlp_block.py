@@ -1,0 +1,93 @@
+"""The MLP's block of a layer, forward and backward. Shapes as in `step`."""
+
+from typing import NamedTuple
+
+from medllm.models.fused.layer import Layer
+from medllm.models.fused.reference import Tensor
+from medllm.models.fused.workspace import Workspace
+
+
+class SavedMlp(NamedTuple):
+    """Of the MLP's block, for its backward pass.
+
+    Attributes:
+        x: (T, D), its input.
+        rstd: (T), of its norm.
+        low_gate_up: (T, n r), what the adapters got down to; None without them. So is the other.
+        gate_up: (T, 2 F + R), the border empty; None if it is made again.
+        low_down: (T, r).
+    """
+
+    x: Tensor
+    rstd: Tensor
+    low_gate_up: Tensor | None
+    gate_up: Tensor | None
+    low_down: Tensor | None
+
+
+class MlpBlock:
+    """x + down(silu(gate) up), gate and up of norm(x).
+
+    Args:
+        layer: Its weights.
+        most: Tokens that are computed at a time.
+        work: Shared memory.
+    """
+
+    def __init__(self, layer: Layer, most: int, work: Workspace):
+        self.layer, self.most, self.work = layer, most, work
+
+    def forward(self, x: Tensor, out: Tensor | None, part: int = 0) -> SavedMlp:
+        """What the backward pass needs.
+
+        Args:
+            x: (T, D).
+            out: (T, D), written with the block's output; None if only the backward pass is wanted.
+            part: Which of the parts that the tokens are computed in.
+        """
+        layer, work, (tokens, features) = self.layer, self.work, x.shape
+        normed, hidden = self._normed(tokens), self._hidden(tokens)
+        rstd = work.norm(layer.norm2, x, normed[:, :features])
+        low_gate_up = work.low(layer.gate_up, normed[:, :features], part)
+        gate_up = self._gate_up(normed, low_gate_up)
+        activated = hidden[:, : layer.down.features]
+        work.ops.swiglu(gate_up[:, : layer.gate_up.width], activated)
+        low_down = work.low(layer.down, activated, part)
+        if out is not None:
+            work.product(layer.down, hidden, low_down, out, x)
+        return SavedMlp(x, rstd, low_gate_up, gate_up, low_down)
+
+    def backward(self, saved: SavedMlp, grad: Tensor, part: int = 0) -> None:
+        """Turns the gradient (T, D + R) at the block's output into that at its input."""
+        layer, work, x, gate_up = self.layer, self.work, saved.x, saved.gate_up
+        tokens, features = x.shape
+        normed, hidden = self._normed(tokens), self._hidden(tokens)[:, : layer.down.features]
+        if gate_up is None:
+            work.norm(layer.norm2, x, normed[:, :features])
+            gate_up = self._gate_up(normed, saved.low_gate_up)
+        low, d_hidden = work.input_grad(layer.down, grad, part)
+        values = gate_up[:, : layer.gate_up.width]
+        work.ops.swiglu_backward(d_hidden, values, values, hidden)
+        del d_hidden
+        work.adapter_grads(layer.down, low, hidden, grad, saved.low_down, part)
+
+        low, d_normed = work.input_grad(layer.gate_up, gate_up, part)
+        work.norm_backward(layer.norm2, d_normed, x, saved.rstd, grad[:, :features], normed[:, :features])
+        work.adapter_grads(layer.gate_up, low, normed[:, :features], gate_up, saved.low_gate_up, part)
+
+    def _gate_up(self, normed: Tensor, low: Tensor | None) -> Tensor:
+        """(T, 2 F + R): the backward pass writes the gradient over it and the adapters' part into the border."""
+        projection = self.layer.gate_up
+        rows = normed.new_empty(len(normed), projection.width + projection.border)
+        rows[:, projection.width :].zero_()
+        self.work.product(projection, normed, low, rows[:, : projection.width])
+        return rows
+
+    def _normed(self, tokens: int) -> Tensor:
+        """(T, D + R), input of the wide projections of both blocks."""
+        return self.work.buffer("normed", tokens, self.layer.normed_width)
+
+    def _hidden(self, tokens: int) -> Tensor:
+        """(T, F + R), input of the last projection."""
+        down = self.layer.down
+        return self.work.buffer("hidden", tokens, down.features + down.border, self.most)

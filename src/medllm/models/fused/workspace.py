@@ -1,0 +1,217 @@
+"""What the blocks of a step share: memory that is used again, matrices at hand, dropout, and the calculus of a projection.
+
+Shapes as in `step`.
+"""
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from medllm.models.fused import reference
+from medllm.models.fused.projection import Adapters, Projection
+from medllm.models.fused.reference import Tensor
+
+
+class Workspace:
+    """Memory and operations of one model's step.
+
+    Args:
+        projections: All of the model's.
+        dtype: Of the step.
+        device: Of the model.
+        max_tokens: No micro-batch is longer.
+        keep_weights: Hold 4-bit weights dequantized too; otherwise they are dequantized when they are used.
+
+    Attributes:
+        ops: Kernels, or their reference.
+        adapters: What is trained, and its gradients.
+        seed: Of the micro-batch's dropout (int64 scalar on the device).
+    """
+
+    def __init__(
+        self,
+        projections: Sequence[Projection],
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        max_tokens: int,
+        keep_weights: bool,
+    ):
+        self.projections, self.dtype, self.device, self.max_tokens = projections, dtype, device, max_tokens
+        self.ops = operations(device)
+        self.adapters = Adapters(projections, dtype)
+        self.seed = torch.zeros((), dtype=torch.int64, device=device)
+        self._buffers: dict[str, Tensor] = {}
+        self._scratch: dict[str, Tensor] = {}
+        self._holder: dict[str, Projection] = {}
+        for projection in projections:
+            if not projection.quantized or keep_weights:
+                projection.move_in(self.zeros(*projection.shape), self.ops.dequantize)
+            elif projection.name not in self._scratch:
+                self._scratch[projection.name] = self.zeros(*projection.shape)
+
+    def refresh(self) -> None:
+        """Takes in what the optimizer did."""
+        self.adapters.refresh()
+        self._holder.clear()  # what lies in the scratch has the adapters of the step before
+        for projection in self.projections:
+            projection.write_adapters()
+
+    def release(self) -> None:
+        """Gives layers weights of their own again, where they had moved, and lets all memory go."""
+        for projection in self.projections:
+            projection.move_out()
+        self._buffers.clear()
+        self._scratch.clear()
+        self._holder.clear()
+
+    def buffer(self, name: str, tokens: int, width: int, most: int | None = None) -> Tensor:
+        """(T, width), the same memory at every call: zero or a finite number where nothing was written.
+
+        Args:
+            name: Of the memory.
+            tokens: T.
+            width: The same at every call.
+            most: T is never more; by default a whole micro-batch.
+        """
+        if name not in self._buffers:
+            self._buffers[name] = self.zeros(most or self.max_tokens, width)
+        return self._buffers[name][:tokens]
+
+    def zeros(self, *shape: int) -> Tensor:
+        """In the step's type, on its device."""
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+
+    # A projection
+
+    def matrix(self, projection: Projection) -> Tensor:
+        """Its bordered matrix, valid until that of another projection of this name is asked for."""
+        if projection.matrix is not None:
+            return projection.matrix
+        matrix = self._scratch[projection.name]
+        if self._holder.get(projection.name) is not projection:  # else it still lies there from the last use
+            projection.write(matrix, self.ops.dequantize)
+            self._holder[projection.name] = projection
+        return matrix
+
+    def product(
+        self, projection: Projection, x: Tensor, low: Tensor | None, out: Tensor, around: Tensor | None = None
+    ) -> Tensor:
+        """Out = x W^T + low (s B)^T + bias + around.
+
+        Args:
+            projection: Whose.
+            x: (T, D + R) or wider; the border is overwritten with `low`.
+            low: (T, n r), None without adapters.
+            out: (T, N), written and returned.
+            around: (T, N), what goes around the projection.
+        """
+        features, upper = projection.features, self.matrix(projection)[: projection.width].T
+        if low is not None:
+            x[:, features : features + projection.rank].copy_(low)
+        x = x[:, : features + projection.border]
+        added = projection.bias if around is None else around
+        if added is None:
+            return torch.mm(x, upper, out=out)
+        torch.addmm(added, x, upper, out=out)
+        if around is not None and projection.bias is not None:
+            out += projection.bias
+        return out
+
+    def low(self, projection: Projection, x: Tensor, part: int = 0) -> Tensor | None:
+        """What its adapters get down to, (T, n r): dropout(x) A^T.
+
+        Args:
+            projection: Whose.
+            x: (T, D).
+            part: Of the micro-batch; parts that are computed one by one drop their own.
+        """
+        return self._dropped(projection, x, part) @ projection.down.T if projection.rank else None
+
+    def low_grad(self, projection: Projection, grad: Tensor) -> Tensor | None:
+        """The gradient of `low`'s result, (T, n r): grad s B, written into the border of grad, (T, N + R), and a view of it."""
+        if not projection.rank:
+            return None
+        width, columns = projection.width, slice(projection.features, projection.features + projection.rank)
+        low = grad[:, width : width + projection.rank]
+        return torch.mm(grad[:, :width], self.matrix(projection)[:width, columns], out=low)
+
+    def input_grad(self, projection: Projection, grad: Tensor, part: int = 0) -> tuple[Tensor | None, Tensor]:
+        """The gradients of `low`'s result and of the input, (T, D).
+
+        Args:
+            projection: Whose.
+            grad: (T, N + R), of its output; the border is overwritten.
+            part: As in `low`.
+        """
+        low, matrix, width = self.low_grad(projection, grad), self.matrix(projection), projection.width
+        if low is not None and not projection.p:
+            return low, grad[:, : width + projection.border] @ matrix[:, : projection.features]
+        result = grad[:, :width] @ matrix[:width, : projection.features]
+        if low is not None:
+            site = self._site(projection, part)
+            self.ops.add_dropped_(result, low @ projection.down, projection.p, self.seed, site)
+        return low, result
+
+    def adapter_grads(
+        self,
+        projection: Projection,
+        low_grad: Tensor | None,
+        x: Tensor,
+        grad: Tensor,
+        low: Tensor | None,
+        part: int = 0,
+    ) -> None:
+        """Adds dA = low_grad^T dropout(x) and dB = s grad^T low."""
+        if low_grad is None or low is None:
+            return
+        projection.down_grad += _product32(low_grad.T, self._dropped(projection, x, part))
+        for adapted, up_grad in zip(projection.adapted, projection.up_grads, strict=True):
+            up_grad.add_(_product32(grad[:, adapted.rows].T, low[:, adapted.columns]), alpha=self.adapters.scale)
+
+    def _dropped(self, projection: Projection, x: Tensor, part: int) -> Tensor:
+        if not projection.p:
+            return x
+        out = self.buffer(f"dropped {x.shape[1]}", *x.shape)
+        self.ops.dropout(x, projection.p, self.seed, self._site(projection, part), out)
+        return out
+
+    def _site(self, projection: Projection, part: int) -> int:
+        return projection.site + part * len(self.projections)
+
+    # A norm
+
+    def norm(self, norm: Any, x: Tensor, out: Tensor) -> Tensor:
+        """Writes the norm of x, (T, D); returns (T) float32, what `norm_backward` needs."""
+        return self.ops.rms_norm(x, norm.weight, norm.variance_epsilon, out)
+
+    def norm_backward(self, norm: Any, grad: Tensor, x: Tensor, rstd: Tensor, around: Tensor, normed: Tensor) -> None:
+        """Adds to `around`, the gradient that goes around the norm, that which comes through it.
+
+        Args:
+            norm: transformers'.
+            grad: (T, D), of the norm's output.
+            x: (T, D), its input.
+            rstd: (T) float32.
+            around: (T, D), changed.
+            normed: (T, D), written with the norm's output once more.
+        """
+        self.ops.rms_norm_backward(grad, x, norm.weight, rstd, around, around, normed)
+
+
+def operations(device: torch.device) -> ModuleType:
+    """Kernels on a GPU, plain torch elsewhere."""
+    if device.type != "cuda":
+        return reference
+    from medllm.models.fused import kernels
+
+    return kernels
+
+
+def _product32(a: Tensor, b: Tensor) -> Tensor:
+    """A b in float32, however the factors are rounded."""
+    if a.is_cuda and a.dtype != torch.float32:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return torch.mm(a, b).float()
