@@ -38,6 +38,18 @@ class Side:
         """Tokens of all samples."""
         return int(self.samples.lengths.sum())
 
+    @property
+    def rows(self) -> list[list[int]]:
+        """Which samples each item of `dataset` holds, by index."""
+        if isinstance(self.dataset, PackedDataset):
+            return self.dataset.rows
+        return [[i] for i in range(len(self.dataset))]
+
+    def row_sums(self, of_samples: NDArray[np.int64]) -> list[int]:
+        """A number of each sample, such as its length, summed over each item of `dataset`."""
+        values = of_samples.tolist()
+        return [sum(values[i] for i in row) for row in self.rows]
+
 
 @dataclass(frozen=True)
 class Datasets:

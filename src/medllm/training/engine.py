@@ -10,13 +10,13 @@ from medllm.config.run import RunConf
 from medllm.config.trainer import Engine, Optimizer
 from medllm.console import console
 from medllm.data.collate import FlatCollator
-from medllm.data.packing import PackedDataset
 from medllm.data.pipeline import Datasets, Side
 from medllm.errors import ConfigError, DeviceMemoryError, Fault
 from medllm.models.base import pick_device
 from medllm.models.fused.engine import FusedEngine
 from medllm.models.fused.obstacle import obstacle_of_conf, obstacle_of_model
 from medllm.models.fused.plan import GIB, Plan, Sizes, plans
+from medllm.tracking.memory import device_memory_gib, resident_gib
 
 # Bytes that optimizers keep of each weight. Adafactor is absent: it works on a matrix's rows and columns, which one flat
 # parameter does not have.
@@ -57,13 +57,15 @@ def build_engine(conf: RunConf, model: Any, datasets: Datasets, device: str) -> 
     for plan, needed in found:
         if needed > budget:
             continue
-        engine = FusedEngine(model, plan, int(side.samples.lengths.max()))
+        engine = None
         try:
+            engine = FusedEngine(model, plan, int(side.samples.lengths.max()))
             if device != "cpu":
                 engine.warm_up(_longest_batch(side, plan, engine.step.max_length, device))
         except torch.OutOfMemoryError:  # the prediction was too low: the next one needs less
-            engine.release()
-            del engine
+            if engine is not None:
+                engine.release()
+            engine = None
             torch.cuda.empty_cache()
             continue
         console.print(f"engine    fused: {plan}; {plan.peak / GIB:.1f} GiB beside the model", markup=False)
@@ -90,7 +92,7 @@ def step_plans(conf: RunConf, model: Any, datasets: Datasets, device: str) -> li
     sizes = Sizes.of(model, quantized=isinstance(conf.quantization, FourBitConf))
     found = plans(
         sizes,
-        _row_lengths(datasets.train),
+        datasets.train.row_sums(datasets.train.samples.lengths),
         rows=trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps,
         least_rows=trainer.per_device_train_batch_size,
         state_bytes=STATE_BYTES[trainer.optim],
@@ -108,17 +110,12 @@ def _evaluation_bytes(side: Side | None, rows: int, sizes: Sizes) -> int:
     """Of the logits at supervised positions of the largest batch: as computed, in float32, and once more for the loss."""
     if side is None:
         return 0
-    supervised = side.samples.supervised.tolist()
-    if isinstance(side.dataset, PackedDataset):
-        supervised = [sum(supervised[i] for i in row) for row in side.dataset.rows]
-    return sum(sorted(supervised)[-rows:]) * sizes.vocabulary * (sizes.element + 8)
+    return sum(sorted(side.row_sums(side.samples.supervised))[-rows:]) * sizes.vocabulary * (sizes.element + 8)
 
 
 def flat_collator(side: Side, plan: Plan, max_length: int) -> FlatCollator:
     """For micro-batches of a plan."""
-    samples = plan.rows
-    if isinstance(side.dataset, PackedDataset):
-        samples = sum(sorted(len(row) for row in side.dataset.rows)[-plan.rows :])
+    samples = sum(sorted(len(row) for row in side.rows)[-plan.rows :])
     return FlatCollator(plan.multiple, samples + -(-plan.multiple // max_length), max_length)
 
 
@@ -147,26 +144,20 @@ def _refusal(reason: str) -> Fault:
     return Fault("trainer.engine", f"does not go with this run: {reason}", "fused", fix="trainer.engine=auto")
 
 
-def _row_lengths(side: Side) -> list[int]:
-    lengths = side.samples.lengths.tolist()
-    if not isinstance(side.dataset, PackedDataset):
-        return lengths
-    return [sum(lengths[i] for i in row) for row in side.dataset.rows]
-
-
 def _budget(conf: RunConf, device: str) -> float:
     """Bytes that training may add."""
     limit = conf.trainer.max_memory_gib
     if device == "cpu":
-        free, used = psutil.virtual_memory().available, psutil.Process().memory_info().rss
+        used = resident_gib() * GIB
+        free = min(psutil.virtual_memory().available, device_memory_gib(device) * GIB - used)
     else:
         torch.cuda.empty_cache()
-        free, used = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_allocated(device)
+        used, free = torch.cuda.memory_allocated(device), torch.cuda.mem_get_info(device)[0]
     return min(free - RESERVE, limit * GIB - used if limit is not None else free)
 
 
 def _longest_batch(side: Side, plan: Plan, max_length: int, device: str) -> dict[str, torch.Tensor]:
-    lengths = _row_lengths(side)
+    lengths = side.row_sums(side.samples.lengths)
     order = sorted(range(len(lengths)), key=lengths.__getitem__)[-plan.rows :]
     batch = flat_collator(side, plan, max_length)([side.dataset[i] for i in order])
     return {name: value.to(device) for name, value in batch.items()}

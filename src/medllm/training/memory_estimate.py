@@ -107,11 +107,9 @@ class MemoryEstimate:
 
 def largest_batch(side: Side, datasets: Datasets, size: int) -> Batch:
     """The batch of the longest rows, what memory has to hold at the worst, with its supervised `positions`."""
-    dataset = side.dataset
-    lengths = side.samples.lengths
-    rows = getattr(dataset, "rows", None) or [[i] for i in range(len(dataset))]
-    order = sorted(range(len(rows)), key=lambda i: -sum(lengths[j] for j in rows[i]))
-    batch = datasets.collate([dataset[i] for i in order[:size]])
+    lengths = side.row_sums(side.samples.lengths)
+    longest = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)[:size]
+    batch = datasets.collate([side.dataset[i] for i in longest])
     return {**batch, "positions": supervised_positions(batch["labels"])}
 
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from medllm.data.collate import MODEL_INPUTS
-from medllm.data.packing import PackedDataset
 from medllm.data.pipeline import Side
 from medllm.errors import NonFiniteError
 from medllm.run_folder import ConversationLosses
@@ -119,8 +118,7 @@ def conversation_losses(side: Side, collected: Iterable[SampleSums]) -> Conversa
         side: What was evaluated, in its own order.
         collected: Of all its batches, in order.
     """
-    packed = isinstance(side.dataset, PackedDataset)
-    rows = side.dataset.rows if packed else [[i] for i in range(len(side.dataset))]
+    rows = side.rows
     sums = [pair for batch in collected for pair in zip(batch.loss, batch.count, strict=True)]
     samples = [sample for row in rows for sample in row]
     loss = np.concatenate([loss[: len(row)] for row, (loss, _) in zip(rows, sums, strict=True)])
