@@ -1,16 +1,18 @@
 """Whole runs in this process, on the tiny model."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from medllm import experiment
 from medllm.artifact import load_artifact, sha256
 from medllm.config.compose import load_run_conf
 from medllm.config.plan import Point
 from medllm.config.run import RunConf
-from medllm.errors import ArtifactError, DeviceMemoryError, MedLLMError, NonFiniteError
+from medllm.errors import ArtifactError, ConfigError, DeviceMemoryError, MedLLMError, NonFiniteError
 from medllm.experiment import check, run_training
 from medllm.models.adapter import load_adapter
 from medllm.models.base import build_base_model, build_tokenizer
@@ -152,6 +154,25 @@ def test_a_failing_run_is_recorded_and_leaves_nothing_behind(tiny_overrides: lis
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("medllm").experiment_id])
     assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED", "FINISHED"]
+
+
+def test_a_run_that_cannot_fit_is_refused_before_its_base_is_loaded(
+    tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the need, the limit and what would make it smaller."""
+
+    def load(*arguments: object) -> None:
+        raise AssertionError("the base was loaded")
+
+    monkeypatch.setattr(experiment, "build_base_model", load)
+    with pytest.raises(ConfigError) as error:
+        run_training(conf_of(tiny_overrides, "tracking=none", "trainer.max_memory_gib=0.2"), tmp_path / "run")
+    assert re.search(
+        r"trainer: needs about \d\.\d GiB at its peak\n"
+        r"      allowed: at most the 0\.2 GiB of trainer\.max_memory_gib\n"
+        r"      fix: trainer\.gradient_checkpointing=true, quantization=nf4_double",
+        str(error.value),
+    )
 
 
 def test_a_full_gpu_is_one_message(tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

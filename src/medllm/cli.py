@@ -111,10 +111,11 @@ def overrides_first(arguments: list[str]) -> list[str]:
 
 def _run_sweep(main: Callable[[], Any], plan: Plan, overrides: list[str]) -> None:
     from medllm.summary import print_plan, print_search
-    from medllm.sweep.fitting import device_name, memory_faults
+    from medllm.sweep.fitting import memory_faults
     from medllm.sweep.identity import sameness_faults
     from medllm.sweep.outlook import outlooks
     from medllm.sweep.run import Sweep
+    from medllm.training.fitting import limit_name
 
     if any(not point.conf.trainer.use_cpu for point in plan.points):
         refuse_sharing(plan.processes)
@@ -127,7 +128,7 @@ def _run_sweep(main: Callable[[], Any], plan: Plan, overrides: list[str]) -> Non
     if plan.space is None:
         sweep = Sweep(plan, prices)
         labelled = [(point.label, sweep.state(point)) for point in sweep.points]
-        print_plan(labelled, prices, device_name(plan.points[0].conf), str(sweep.folder))
+        print_plan(labelled, prices, limit_name(plan.points[0].conf), str(sweep.folder))
         left = {point.key for point in sweep.todo()}
     else:
         from medllm.sweep.search import Search  # imports optuna

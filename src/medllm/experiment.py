@@ -47,6 +47,7 @@ from medllm.training.callbacks import (
 )
 from medllm.training.checkpoint import newest_valid
 from medllm.training.engine import build_engine, engine_faults
+from medllm.training.fitting import refuse_too_large
 from medllm.training.label_proof import prove_labels
 from medllm.training.metrics import EvalMetrics, evaluate, precision
 from medllm.training.trainer import MedTrainer
@@ -114,7 +115,7 @@ def run_training(
             (folder / "uncommitted.diff").write_text(code.diff, encoding="utf-8")
             record.log_artifact(folder / "uncommitted.diff")
         resume = str(checkpoint) if checkpoint else None
-        result = _run(conf, folder, device, record, code.commit, started, resume, report)
+        result = _run(conf, folder, device, record, code.commit, started, resume, report, is_point)
         record.log_metrics(final_metrics(result), result.steps)
     return result
 
@@ -128,12 +129,15 @@ def _run(
     started: float,
     checkpoint: str | None,
     report: Callable[[int, float], bool] | None,
+    is_point: bool,
 ) -> Result:
     """The table of contents of a run."""
     tokenizer = build_tokenizer(conf.model)
     renderer = Renderer(tokenizer.tokenizer, conf.data.system_prompt)
     datasets = build_datasets(conf.data, renderer, effective_batching(conf), conf.seed)
     record_data(datasets, conf, renderer, folder, record)
+    if not is_point:  # a sweep has looked at all of its points
+        refuse_too_large(conf, datasets)
 
     base = foundation.lend(
         (conf.model, conf.quantization, device, conf.trainer.gradient_checkpointing),

@@ -6,16 +6,18 @@ import pytest
 
 from medllm.config.plan import Plan, make_plan
 from medllm.errors import ConfigError
-from medllm.sweep import fitting
+from medllm.sweep import fitting as sweep_fitting
 from medllm.sweep.fitting import memory_faults
 from medllm.sweep.outlook import Outlook, _measured_memory
 from medllm.sweep.rates import Rate
+from medllm.training import fitting
 
 
 @pytest.fixture
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU with 10 GiB."""
-    monkeypatch.setattr(fitting, "device_memory_gib", lambda device: 10.0)
+    for module in (sweep_fitting, fitting):
+        monkeypatch.setattr(module, "device_memory_gib", lambda device: 10.0)
 
 
 def plan(tiny_overrides: list[str], *overrides: str) -> Plan:

@@ -18,12 +18,13 @@ from medllm.training.trainer import MedTrainer
 
 
 def tiny_run(dialogues: Path, *overrides: str) -> RunConf:
-    """A run on the tiny model, without dropout unless asked for."""
+    """A run on the tiny model, without dropout unless that or another method is asked for."""
+    dropout = [] if any(override.startswith("lora=") for override in overrides) else ["lora.lora_dropout=0"]
     return load_run_conf(
         [
             "model=tiny_random",
             "quantization=none",
-            "lora.lora_dropout=0",
+            *dropout,
             "data=local",
             f"data.path={dialogues}",
             "data.max_length=256",

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from medllm.config.compose import load_run_conf
 from medllm.config.plan import Point
 from medllm.config.trainer import Engine
 from medllm.errors import ConfigError, DeviceMemoryError, NonFiniteError
@@ -126,10 +125,7 @@ def test_what_it_cannot_do_takes_the_plain_path(
     dialogues: Path, overrides: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With one line that says why; asked for by name, it is refused instead."""
-    methods = [override for override in overrides if override.startswith("lora=")]
-    conf = tiny_run(dialogues, *(override for override in overrides if override not in methods))
-    for method in methods:
-        conf.lora = load_run_conf(["model=tiny_random", "quantization=none", method]).lora
+    conf = tiny_run(dialogues, *overrides)
     datasets, model = datasets_of(conf), model_of(conf)
     assert build_engine(conf, model, datasets, "cpu") is None
     assert f"engine    plain: {reason}" in capsys.readouterr().err

@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from medllm.errors import NonFiniteError
+from medllm.training import metrics
 from medllm.training.callbacks import NonFiniteGuard
-from medllm.training.metrics import evaluate, token_sums
+from medllm.training.metrics import evaluate, token_losses, token_sums
 from tests.training.runs import datasets_of, model_of, tiny_run, trainer_of, weights
 
 
@@ -81,11 +82,34 @@ def test_held_out_metrics_are_sums_over_counts(dialogues: Path, batching: str) -
     datasets = datasets_of(other)
     loader = torch.utils.data.DataLoader(datasets.eval.dataset, batch_size=3, collate_fn=datasets.collate)  # type: ignore[union-attr]
     model.train()
-    metrics = evaluate(model, loader)
+    found = evaluate(model, loader)
     assert model.training
-    assert metrics.num_tokens == count
-    assert metrics.loss == pytest.approx(expected, rel=1e-5)
-    assert metrics.token_accuracy == pytest.approx(sum(int(s.correct) for s in alone) / count)
+    assert found.num_tokens == count
+    assert found.loss == pytest.approx(expected, rel=1e-5)
+    assert found.token_accuracy == pytest.approx(sum(int(s.correct) for s in alone) / count)
+
+
+@pytest.mark.parametrize("lora", ["none", "default", "ia3", "adapter_layers", "prefix"])
+def test_logits_in_parts_are_those_at_once(lora: str, dialogues: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation that holds few positions' logits at a time gives each token the same loss, whatever the adapter."""
+    conf = tiny_run(dialogues, f"lora={lora}", "data.batching=padded")
+    datasets, model = datasets_of(conf), model_of(conf).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)  # adapters begin as nothing
+    batch = datasets.collate([datasets.train.dataset[i] for i in range(3)])
+    shapes = []
+    model.get_output_embeddings().register_forward_hook(lambda _module, _inputs, out: shapes.append(out.shape[1]))
+    at_once = token_losses(model, batch)
+    monkeypatch.setattr(metrics, "LOGITS_BYTES", 2**16)
+    in_parts = token_losses(model, batch)
+    assert shapes[0] == sum(shapes[1:]) == len(at_once.positions)
+    assert (len(shapes) == 2) == (lora == "prefix")  # which sits in front of the whole model
+    assert torch.allclose(in_parts.loss, at_once.loss, rtol=1e-5, atol=1e-6)
+    assert torch.equal(in_parts.correct, at_once.correct)
+    assert torch.equal(in_parts.supervised, batch["labels"][:, 1:][:, at_once.positions] != -100)
+    whole = token_sums(model, batch)
+    assert float(at_once.loss.detach().sum()) == pytest.approx(float(whole.loss.detach()), rel=1e-5)
 
 
 @pytest.mark.parametrize("batching", ["packed", "length_grouped", "padded"])
@@ -127,7 +151,6 @@ def test_same_seed_same_weights_and_seed_zero_counts(dialogues: Path, tmp_path: 
 def test_a_resumed_run_equals_an_uninterrupted_one(dialogues: Path, tmp_path: Path, overrides: list[str]) -> None:
     """Losses after the checkpoint and final weights are bitwise equal: LoRA, QLoRA, full."""
     dropout = [] if "lora=none" in overrides else ["lora.lora_dropout=0.1"]
-    base = [o for o in overrides if o != "lora=none"]
     common = [
         "trainer.max_steps=6",
         "trainer.save_strategy=steps",
@@ -137,7 +160,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(dialogues: Path, tmp_path: Pa
     ]
 
     def run(folder: str, *more: str):  # type: ignore[no-untyped-def]
-        conf = tiny_run_of(dialogues, overrides, base, common, more)
+        conf = tiny_run(dialogues, *overrides, *common, *more)
         trainer = trainer_of(conf, tmp_path / folder)
         trainer.train(resume_from_checkpoint=conf.trainer.resume_from_checkpoint)
         losses = {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
@@ -178,17 +201,6 @@ def test_resuming_in_a_later_epoch_keeps_the_order(dialogues: Path, tmp_path: Pa
     assert len(whole[0]) > 8
     assert resumed[0] == whole[0]
     assert all(torch.equal(a, b) for a, b in zip(whole[1], resumed[1], strict=True))
-
-
-def tiny_run_of(dialogues, overrides, base, common, more):  # type: ignore[no-untyped-def]
-    """A tiny run whose adapter may be none, which has no dropout to set."""
-    if "lora=none" not in overrides:
-        return tiny_run(dialogues, *base, *common, *more)
-    from medllm.config.compose import load_run_conf
-
-    fixed = ["model=tiny_random", "quantization=none", "lora=none", "data=local", f"data.path={dialogues}"]
-    plain = ["trainer=cpu", "trainer.warmup_steps=0", "tracking=none"]
-    return load_run_conf([*fixed, *plain, *base, *common, *more])
 
 
 @pytest.mark.parametrize("step", [1, 3])

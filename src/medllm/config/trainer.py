@@ -61,7 +61,7 @@ class TrainerConf(Conf):
         use_cpu: Stay on the CPU even where there is a GPU.
         engine: `fused` computes Llama-style models with LoRA by hand, `plain` lets transformers and peft do it, `auto` takes
             the former where it can.
-        max_memory_gib: Most memory of the device that the fused engine plans with; null takes what is free.
+        max_memory_gib: Most memory of the device that a run may need, and the fused engine plans with; null takes what is free.
     """
 
     num_train_epochs: float = ranged(1.0, gt=0)

@@ -5,21 +5,12 @@ from itertools import accumulate
 
 import torch
 
-from medllm.config.lora import NoAdapterConf
 from medllm.config.plan import Plan, Point
-from medllm.config.quantization import NoQuantizationConf
-from medllm.config.run import RunConf
 from medllm.errors import Fault
 from medllm.models.base import pick_device
 from medllm.sweep.outlook import Outlook
 from medllm.tracking.memory import device_memory_gib
-
-
-def device_name(conf: RunConf) -> str:
-    """The device of a run and its memory, to show."""
-    device = pick_device(conf.trainer.use_cpu)
-    name = "this machine" if device == "cpu" else torch.cuda.get_device_name(device)
-    return f"{device_memory_gib(device):.1f} GiB of {name}"
+from medllm.training.fitting import device_name, limit_name, memory_fix, memory_limit_gib
 
 
 def memory_faults(plan: Plan, prices: Sequence[Outlook], left: Collection[str]) -> list[Fault]:
@@ -37,10 +28,12 @@ def memory_faults(plan: Plan, prices: Sequence[Outlook], left: Collection[str]) 
     faults = []
     pairs = [pair for pair in zip(plan.points, prices, strict=True) if pair[1].key in left]
     for point, price in pairs:
-        if price.memory_gib > device_memory_gib(pick_device(point.conf.trainer.use_cpu)):
+        if price.memory_gib > memory_limit_gib(point.conf):
             label = ", ".join(point.overrides) or point.conf.name
             needs = f"needs about {price.memory_gib:.1f} GiB at its peak"
-            faults.append(Fault(label, needs, allowed=f"at most the {device_name(point.conf)}", fix=_fix(point.conf)))
+            faults.append(
+                Fault(label, needs, allowed=f"at most the {limit_name(point.conf)}", fix=memory_fix(point.conf))
+            )
     return faults or _shared_faults(plan.processes, pairs)
 
 
@@ -50,25 +43,10 @@ def _shared_faults(processes: int, pairs: Sequence[tuple[Point, Outlook]]) -> li
     if processes < 2 or len(devices) != 1 or (devices != {"cpu"} and torch.cuda.device_count() > 1):
         return []
     largest = sorted((price.memory_gib for _, price in pairs if price.memory_gib > 0), reverse=True)[:processes]
-    total = device_memory_gib(devices.pop())
+    total = device_memory_gib(next(iter(devices)))
     fitting = sum(gib <= total for gib in accumulate(largest))
     if fitting == len(largest):
         return []
     needs = f"points at once need about {sum(largest):.1f} GiB together"
-    allowed = f"at most the {device_name(pairs[0][0].conf)}"
+    allowed = f"at most the {device_name(devices.pop())}"
     return [Fault("hydra.launcher.n_jobs", needs, str(processes), allowed, f"hydra.launcher.n_jobs={fitting}")]
-
-
-def _fix(conf: RunConf) -> str:
-    """What would make the run smaller and is not in force yet."""
-    trainer, size = conf.trainer, conf.trainer.per_device_train_batch_size
-    fixes = []
-    if size > 1:
-        steps = trainer.gradient_accumulation_steps * size
-        fixes.append(f"trainer.per_device_train_batch_size=1 trainer.gradient_accumulation_steps={steps}")
-    if not trainer.gradient_checkpointing:
-        fixes.append("trainer.gradient_checkpointing=true")
-    if isinstance(conf.quantization, NoQuantizationConf):
-        adapter = "lora=default " if isinstance(conf.lora, NoAdapterConf) else ""
-        fixes.append(f"{adapter}quantization=nf4_double")
-    return ", ".join([*fixes, f"a data.max_length below {conf.data.max_length}"])

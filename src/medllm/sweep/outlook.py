@@ -19,12 +19,8 @@ from medllm.models.base import build_tokenizer, pick_device
 from medllm.models.preflight import count_trainable
 from medllm.sweep.identity import point_key
 from medllm.sweep.rates import Rate, rate_of, read_rate, write_rate
-from medllm.tracking.memory import device_memory_gib, resident_gib
-from medllm.training.memory_estimate import estimate_memory
-
-# Memory of a process on a CPU per byte of what comes and goes in a step: freed blocks stay with it, and the more steps, the more
-# of them (LOG.md, "memory on a CPU"). Where a run of the kind has been measured, that counts.
-RESIDENT = 1.6
+from medllm.tracking.memory import resident_gib
+from medllm.training.fitting import expected_peak_gib, memory_limit_gib
 
 # What a trained parameter takes: weight, gradient and two states of the optimizer, in float32.
 TRAINED_BYTES = 16
@@ -125,16 +121,10 @@ def memory_kind(conf: RunConf) -> str:
 
 
 def peak_memory(conf: RunConf, datasets: Datasets, elsewhere: bool) -> float:
-    """A run's peak in GiB, of the process on a CPU and of the tensors on a GPU; NaN where it cannot be told."""
-    device = pick_device(conf.trainer.use_cpu)
-    if elsewhere and device == "cpu" and not conf.trainer.use_cpu:
+    """A run's peak in GiB; NaN where it cannot be told."""
+    if elsewhere and pick_device(conf.trainer.use_cpu) == "cpu" and not conf.trainer.use_cpu:
         return math.nan  # typed where there is no GPU, for machines that have one
-    estimate = estimate_memory(conf, datasets, device)
-    if estimate is None:
-        return math.nan
-    if device != "cpu":
-        return estimate.gib
-    return process_gib() + (estimate.weights + RESIDENT * estimate.activations) / 2**30
+    return expected_peak_gib(conf, datasets, process_gib())
 
 
 def _outlook(conf: RunConf, datasets: Datasets, memory_gib: float, calibrate: bool) -> Outlook:
@@ -142,7 +132,7 @@ def _outlook(conf: RunConf, datasets: Datasets, memory_gib: float, calibrate: bo
     steps, per_epoch = optimizer_steps(conf, rows)
     trainable, total = count_trainable(conf)
     rate = read_rate(conf)
-    if rate is None and calibrate and not memory_gib > device_memory_gib(pick_device(conf.trainer.use_cpu)):
+    if rate is None and calibrate and not memory_gib > memory_limit_gib(conf):
         rate = measure_rate(conf)
     return Outlook(
         key=point_key(conf, datasets.fingerprint),

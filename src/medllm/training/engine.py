@@ -17,6 +17,7 @@ from medllm.models.fused.engine import FusedEngine
 from medllm.models.fused.obstacle import obstacle_of_conf, obstacle_of_model
 from medllm.models.fused.plan import GIB, Plan, Sizes, plans
 from medllm.tracking.memory import device_memory_gib, resident_gib
+from medllm.training.metrics import LOGITS_BYTES
 
 # Bytes that optimizers keep of each weight. Adafactor is absent: it works on a matrix's rows and columns, which one flat
 # parameter does not have.
@@ -110,7 +111,8 @@ def _evaluation_bytes(side: Side | None, rows: int, sizes: Sizes) -> int:
     """Of the logits at supervised positions of the largest batch: as computed, in float32, and once more for the loss."""
     if side is None:
         return 0
-    return sum(sorted(side.row_sums(side.samples.supervised))[-rows:]) * sizes.vocabulary * (sizes.element + 8)
+    positions = sum(sorted(side.row_sums(side.samples.supervised))[-rows:])
+    return min(positions * sizes.vocabulary * (sizes.element + 8), LOGITS_BYTES)
 
 
 def flat_collator(side: Side, plan: Plan, max_length: int) -> FlatCollator:

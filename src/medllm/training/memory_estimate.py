@@ -30,7 +30,7 @@ from medllm.models.base import build_tokenizer
 from medllm.models.shapes import build_base_shape, layer_lists, move_shapes
 from medllm.tracking.memory import device_memory_gib
 from medllm.training.engine import engine_obstacle, step_plans
-from medllm.training.metrics import precision, predictions, supervised_positions
+from medllm.training.metrics import precision, predictions, supervised_positions, token_losses
 
 GIB = 2**30
 
@@ -200,9 +200,12 @@ def _peaks(
                 precision(device, bf16=conf.trainer.bf16, fp16=conf.trainer.fp16),
             ):
                 shapes = {name: fake.from_tensor(value).to(device) for name, value in batch.items()}
-                logits, targets, _ = predictions(model, shapes, shapes["positions"])
-                loss = F.cross_entropy(logits, targets, reduction="sum" if training else "none")
-                del logits, targets
+                if training:
+                    logits, targets, _ = predictions(model, shapes, shapes["positions"])
+                    loss = F.cross_entropy(logits, targets, reduction="sum")
+                    del logits, targets
+                else:
+                    loss, *_ = token_losses(model, shapes, shapes["positions"])
             if training:
                 loss.backward()
             model.zero_grad(set_to_none=True)

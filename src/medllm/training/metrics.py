@@ -6,9 +6,9 @@ Shapes: B rows, T tokens, K positions that predict a supervised token in at leas
 import contextlib
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,11 @@ from torch.nn import functional as F
 from medllm.data.collate import MODEL_INPUTS
 from medllm.data.pipeline import Side
 from medllm.errors import NonFiniteError
+from medllm.models.fused.obstacle import FAMILIES
 from medllm.run_folder import ConversationLosses
+
+# Of logits that an evaluation has in memory at a time: as computed, in float32, and once more for the loss.
+LOGITS_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,59 @@ def accepts_logits_to_keep(model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(type(base).forward).parameters
 
 
+class TokenLosses(NamedTuple):
+    """Of the positions of a batch.
+
+    Attributes:
+        loss: (B, K) float32, in nats; 0 where a row has no supervised token.
+        correct: (B, K) bool: the most likely token is the right one.
+        supervised: (B, K) bool.
+        positions: (K) int64.
+    """
+
+    loss: torch.Tensor
+    correct: torch.Tensor
+    supervised: torch.Tensor
+    positions: torch.Tensor
+
+
+def token_losses(model: Any, batch: dict[str, torch.Tensor], positions: torch.Tensor | None = None) -> TokenLosses:
+    """Losses of a batch's tokens, its logits a part at a time where the model allows it.
+
+    Args:
+        model: Base or tuned.
+        batch: On its device.
+        positions: (K) int64, by default the supervised ones.
+    """
+    positions = supervised_positions(batch["labels"]) if positions is None else positions
+    targets = batch["labels"][:, 1:][:, positions]
+    losses, correct, start = [], [], 0
+    for logits in _logits_in_parts(model, batch, positions):
+        part = targets[:, start : start + logits.shape[1]]
+        losses.append(
+            F.cross_entropy(logits.flatten(0, 1), part.flatten(), ignore_index=-100, reduction="none").view_as(part)
+        )
+        correct.append(logits.argmax(dim=-1) == part)
+        start += logits.shape[1]
+    return TokenLosses(torch.cat(losses, dim=1), torch.cat(correct, dim=1), targets != -100, positions)
+
+
+def _logits_in_parts(model: Any, batch: dict[str, torch.Tensor], positions: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Logits (B, k, V) in float32 of consecutive positions; all K at once of models whose output layer is not all there is."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    # peft puts a prefix in front of the whole model, and every other adapter inside it.
+    has_prefix = base is not model and model.active_peft_config.is_prompt_learning
+    if has_prefix or type(base).__name__ not in FAMILIES:
+        logits, _, _ = predictions(model, batch, positions)
+        yield logits.view(len(batch["labels"]), len(positions), -1)
+        return
+    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+    hidden = base.model(**inputs, use_cache=False).last_hidden_state[:, positions]
+    of_position = len(hidden) * base.config.vocab_size * (hidden.element_size() + 8)
+    for part in hidden.split(max(LOGITS_BYTES // of_position, 1), dim=1):
+        yield base.lm_head(part).float()
+
+
 @dataclass(frozen=True)
 class SampleSums:
     """Sums over the supervised tokens of each sample of a batch: S segments per row, the last of them filling.
@@ -95,8 +152,8 @@ def sample_sums(
     Args:
         batch: On one device; packed samples begin where position ids do.
         positions: (K) int64.
-        losses: (B K) float64.
-        supervised: (B K) bool.
+        losses: (B, K) float64.
+        supervised: (B, K) bool.
     """
     labels = batch["labels"]
     segments = torch.zeros_like(labels)
@@ -106,8 +163,8 @@ def sample_sums(
     shape = (len(labels), int(segments.max()) + 1)
     loss = torch.zeros(shape, dtype=torch.float64, device=labels.device)
     count = torch.zeros(shape, dtype=torch.int64, device=labels.device)
-    loss.scatter_add_(1, of_token, losses.view(of_token.shape))
-    count.scatter_add_(1, of_token, supervised.view(of_token.shape).long())
+    loss.scatter_add_(1, of_token, losses)
+    count.scatter_add_(1, of_token, supervised.long())
     return SampleSums(loss.cpu().numpy(), count.cpu().numpy())
 
 
@@ -165,7 +222,7 @@ def evaluate(
     on_batch: Callable[[], None] = lambda: None,
     on_rows: Callable[[SampleSums], None] = lambda sums: None,
 ) -> EvalMetrics:
-    """Metrics over all batches, a batch's logits in memory at a time; leaves the model's mode as it was.
+    """Metrics over all batches, in constant memory; leaves the model's mode as it was.
 
     Args:
         model: Base or tuned.
@@ -182,12 +239,10 @@ def evaluate(
     totals = torch.zeros(3, dtype=torch.float64)
     for batch in batches:
         moved = {name: value.to(model.device) for name, value in batch.items()}
-        logits, targets, positions = predictions(model, moved)
-        supervised = targets != -100
-        losses = F.cross_entropy(logits, targets, ignore_index=-100, reduction="none").double()
-        correct = (logits.argmax(dim=-1) == targets) & supervised
-        totals += torch.stack([losses.sum(), correct.sum().double(), supervised.sum().double()]).cpu()
-        on_rows(sample_sums(moved, positions, losses, supervised))
+        found = token_losses(model, moved)
+        losses = found.loss.double()
+        totals += torch.stack([losses.sum(), found.correct.sum().double(), found.supervised.sum().double()]).cpu()
+        on_rows(sample_sums(moved, found.positions, losses, found.supervised))
         on_batch()
     model.train(was_training)
     loss_sum, correct, count = reduce(totals).tolist()
