@@ -91,6 +91,7 @@ def states(folder: Path) -> list[str]:
     return [trial.state.name for trial in study_of(folder).get_trials(deepcopy=False)]
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_valley(search: Type, tmp_path: Path) -> None:
     """Each trial is an ordinary point, and those drawn after the start are better than those drawn at random."""
     launcher = search("lora.r=4,8,16", RATE, "hydra.sweeper.n_trials=30")
@@ -103,6 +104,7 @@ def test_a_search_finds_the_valley(search: Type, tmp_path: Path) -> None:
     assert all(point.folder.endswith(f"-{point.key[:8]}") for point in points)
 
 
+@pytest.mark.slow
 def test_typing_it_again_adds_what_is_new(search: Type, tmp_path: Path) -> None:
     """Ended trials count; what a grown search adds is what it would have run at once."""
     first = search("lora.r=4,8,16", RATE, "hydra.sweeper.n_trials=4")
@@ -114,6 +116,7 @@ def test_typing_it_again_adds_what_is_new(search: Type, tmp_path: Path) -> None:
     assert search("lora.r=4,8,16", RATE, "hydra.sweeper.n_trials=12").ran == first.ran + grown.ran
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on(search: Type, tmp_path: Path) -> None:
     """The trial under way is resumed in its own folder; then the search is the one never killed."""
     line = ["lora.r=4,8,16", RATE, "hydra.sweeper.n_trials=6"]
@@ -152,6 +155,7 @@ def test_a_result_that_the_study_was_not_told(search: Type, tmp_path: Path) -> N
     assert states(tmp_path) == ["COMPLETE"]
 
 
+@pytest.mark.slow
 def test_failed_points_are_failed_trials(search: Type, tmp_path: Path) -> None:
     """A failure and a loss that is not finite; the first is tried again by the same line, unless it is told not to."""
     line = ["lora.r=2,4,8", "hydra.sweeper.n_trials=3"]
@@ -171,6 +175,7 @@ def test_failed_points_are_failed_trials(search: Type, tmp_path: Path) -> None:
     assert search(*line).ran == []
 
 
+@pytest.mark.slow
 def test_values_that_do_not_fit_together(search: Type, tmp_path: Path) -> None:
     """Each is right alone; together they are a failed point that no engine is given, and that stays one."""
     line = ["data.max_length=64,256", "data.over_length=error,truncate", "hydra.sweeper.n_trials=4"]
@@ -187,6 +192,7 @@ def test_values_that_do_not_fit_together(search: Type, tmp_path: Path) -> None:
     assert len(SweepFile.load(tmp_path / "sweep").points) == 4
 
 
+@pytest.mark.slow
 def test_an_exhausted_space_ends(search: Type, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every point of a finite space is run once, however often it is suggested."""
     launcher = search("lora.r=2,4", "trainer.warmup_steps=range(0,3)", "hydra.sweeper.n_trials=20")
@@ -195,6 +201,7 @@ def test_an_exhausted_space_ends(search: Type, tmp_path: Path, capsys: pytest.Ca
     assert set(states(tmp_path)) == {"COMPLETE"}
 
 
+@pytest.mark.slow
 def test_points_at_once(search: Type) -> None:
     """As many as the launcher takes, and no more than are left."""
     line = ["lora.r=4,8,16", RATE, "hydra.sweeper.n_trials=7", "hydra/launcher=joblib", "hydra.launcher.n_jobs=3"]
@@ -203,6 +210,7 @@ def test_points_at_once(search: Type) -> None:
     assert len(set(launcher.ran)) == 7
 
 
+@pytest.mark.slow
 def test_a_stopped_search_keeps_its_trials(search: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Points interrupted in processes of their own go on later; no other is started."""
 
@@ -307,6 +315,7 @@ def test_the_space_is_read_as_written() -> None:
     assert preset.size == 6
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_nothing(train: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path) -> None:
     """It tells the space, the number of trials and what a point takes; an axis without effect is refused."""
     own = [*sweep_overrides(tiny_overrides, tmp_path), "generation.sample_prompts=[]", "hydra/sweeper=optuna", RATE]

@@ -30,6 +30,7 @@ def sweep_overrides(tiny_overrides: list[str], folder: Path) -> list[str]:
     return [*own, f"hydra.sweep.dir={folder}/sweep", "trainer.max_steps=2"]
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_failing_point(tiny_overrides: list[str], tmp_path: Path) -> None:
     """Four points, one failing, on a database that does not exist yet.
 

@@ -101,13 +101,13 @@ def test_cross_entropy(dtype: torch.dtype) -> None:
 @types
 def test_dropout_and_its_gradient_drop_the_same(dtype: torch.dtype) -> None:
     """As many as asked for, other ones in another row, seed or site."""
-    one, seed = torch.ones(200, D, device=DEVICE, dtype=dtype), torch.tensor(5, device=DEVICE)
+    one, seed = torch.ones(40, D, device=DEVICE, dtype=dtype), torch.tensor(5, device=DEVICE)
     out, grad = torch.empty_like(one), torch.zeros_like(one)
     kernels.dropout(one, 0.25, seed, 3, out)
     kernels.add_dropped_(grad, one, 0.25, seed, 3)
     assert torch.equal(out, grad)
-    assert (out == 0).float().mean().item() == pytest.approx(0.25, abs=0.015)
-    assert out.float().mean().item() == pytest.approx(1, abs=0.02)
+    assert (out == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert out.float().mean().item() == pytest.approx(1, abs=0.04)
     assert not torch.equal(out[0], out[1])
     for other in ((seed + 1, 3), (seed, 4)):
         again = torch.empty_like(one)
