@@ -6,7 +6,6 @@ measured peak what it records.
 
     --gpu          the runs of a GPU instead of those of the CPU
     --only WORD    runs whose name has the word in it
-    --fast         float32 throughout, for processors without bfloat16 arithmetic; CPU only
 
     estimated      by the plan, GiB
     measured       perf/peak_memory_gib: resident in the process, or allocated on the GPU
@@ -30,18 +29,21 @@ TRAIN = Path(__file__).parents[1] / "train.py"
 
 DEMO = ("experiment=demo", "generation.sample_prompts=[]")
 CPU = {
-    "nf4_double, 2 steps": ("trainer.max_steps=2",),
-    "nf4_double, 12 steps": ("trainer.max_steps=12",),
-    "nf4_double, batch 4 of 256": (
+    "fused, 2 steps": ("trainer.max_steps=2",),
+    "fused, 12 steps": ("trainer.max_steps=12",),
+    "fused, 64 steps": (),
+    "fused, length 256": ("trainer.max_steps=4", "data.max_length=256"),
+    "fused, length 1024": ("trainer.max_steps=4", "data.max_length=1024"),
+    "plain, 2 steps": ("trainer.max_steps=2", "trainer.engine=plain"),
+    "plain, 12 steps": ("trainer.max_steps=12", "trainer.engine=plain"),
+    "plain, batch 4 of 256": (
         "trainer.max_steps=4",
+        "trainer.engine=plain",
         "trainer.per_device_train_batch_size=4",
         "data.max_length=256",
     ),
-    "nf4_double, length 256": ("trainer.max_steps=4", "data.max_length=256"),
-    "nf4_double, length 1024": ("trainer.max_steps=2", "data.max_length=1024"),
-    "nf4_double, checkpointing": ("trainer.max_steps=4", "trainer.gradient_checkpointing=true"),
-    "none": ("trainer.max_steps=4", "quantization=none"),
-    "none, full fine-tuning": ("trainer.max_steps=4", "quantization=none", "lora=none"),
+    "plain, checkpointing": ("trainer.max_steps=4", "trainer.engine=plain", "trainer.gradient_checkpointing=true"),
+    "plain, full fine-tuning": ("trainer.max_steps=4", "quantization=none", "lora=none"),
 }
 
 LLAMA = (
@@ -122,7 +124,6 @@ def main() -> None:
     """Runs everything and prints the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--fast", action="store_true")
     parser.add_argument("--only", default="")
     options, overrides = parser.parse_known_args()
     ground, runs = (LLAMA, GPU) if options.gpu else (DEMO, CPU)
@@ -133,9 +134,6 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as work:
             places = (f"tracking.tracking_uri=sqlite:///{work}/runs.db", f"tracking.artifact_location={work}/artifacts")
             line = (*ground, *own, *overrides, *(("tracking=none",) if options.gpu else places))
-            if options.fast and not options.gpu:
-                line += ("model.dtype=float32",)
-                line += ("quantization.bnb_4bit_compute_dtype=float32",) if "nf4" in name else ()
             guess, peak, seconds = run(line, Path(work))
         print(f"{name:36}{guess:11.2f}{peak:10.2f}{guess / peak:7.2f}{seconds:8.1f}", flush=True)
 

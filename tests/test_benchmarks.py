@@ -62,9 +62,10 @@ def test_every_row_is_a_valid_command(row: Row, tiny: bool, tmp_path: Path) -> N
     kept = [item for item in given if item.partition("=")[0] not in absent and not item.startswith("hydra.")]
     conf = load_run_conf(kept)
     batch = conf.trainer.per_device_train_batch_size * conf.trainer.gradient_accumulation_steps
-    assert batch == (2 if row.name.startswith(("pair", "epoch")) else 1)
-    assert conf.lora.lora_dropout == (0.05 if "dropout" in row.name else 0.0)
-    assert conf.trainer.gradient_checkpointing == ("low" in row.name)
+    kind = row.name.partition("_")[0]
+    assert batch == {"pair": 2, "epoch": 2, "preset": 8}.get(kind, 1)
+    assert conf.lora.lora_dropout == (0.05 if "dropout" in row.name or kind == "preset" else 0.0)
+    assert conf.trainer.gradient_checkpointing is (True if "low" in row.name else None)
 
 
 def test_useful_flops_of_the_8b_shape(tmp_path: Path) -> None:

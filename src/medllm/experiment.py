@@ -18,6 +18,7 @@ from medllm.config.plan import Point
 from medllm.config.rules import cross_field_faults, effective_batching
 from medllm.config.run import RunConf
 from medllm.config.store import project_root, schema_names
+from medllm.console import console
 from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets, build_datasets
 from medllm.deposit import base_name, record_curves, record_data, record_proof, save_artifact, say_plan
@@ -47,7 +48,7 @@ from medllm.training.callbacks import (
 )
 from medllm.training.checkpoint import newest_valid
 from medllm.training.engine import build_engine, engine_faults
-from medllm.training.fitting import refuse_too_large
+from medllm.training.fitting import fitted, limit_name, memory_fault
 from medllm.training.label_proof import prove_labels
 from medllm.training.metrics import EvalMetrics, evaluate, precision
 from medllm.training.trainer import MedTrainer
@@ -136,8 +137,7 @@ def _run(
     renderer = Renderer(tokenizer.tokenizer, conf.data.system_prompt)
     datasets = build_datasets(conf.data, renderer, effective_batching(conf), conf.seed)
     record_data(datasets, conf, renderer, folder, record)
-    if not is_point:  # a sweep has looked at all of its points
-        refuse_too_large(conf, datasets)
+    conf = _fitted(conf, datasets, is_point)
 
     base = foundation.lend(
         (conf.model, conf.quantization, device, conf.trainer.gradient_checkpointing),
@@ -211,6 +211,21 @@ def _run(
     save_artifact(result, model, initial, conf, tokenizer, renderer, datasets, commit)
     foundation.take_back(model, conf.lora)
     return result
+
+
+def _fitted(conf: RunConf, datasets: Datasets, is_point: bool) -> RunConf:
+    """The run as memory lets it be.
+
+    Raises:
+        ConfigError: if it cannot fit, while that costs nothing yet. A sweep has looked at all of its points.
+    """
+    decided, peak_gib = fitted(conf, datasets)
+    faults = memory_fault(decided, peak_gib, "trainer")
+    if faults and not is_point:
+        raise ConfigError(faults)
+    if decided.trainer.gradient_checkpointing and conf.trainer.gradient_checkpointing is None:
+        console.print(f"memory    layers are recomputed, to fit the {limit_name(conf)}", markup=False)
+    return decided
 
 
 def _measure_base(

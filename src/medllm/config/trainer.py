@@ -56,6 +56,8 @@ class TrainerConf(Conf):
         eval_steps: Optimizer steps between evaluations, or, below 1, their share of all steps.
         save_steps: The same for checkpoints.
         save_total_limit: Checkpoints kept; null keeps all.
+        gradient_checkpointing: Recompute layers in the backward pass; null does so where the run would not fit its device
+            otherwise. The fused engine plans by itself, and with true never keeps them.
         neftune_noise_alpha: Noise on the embeddings (arXiv 2310.05914); null is off.
         resume_from_checkpoint: Folder of a checkpoint to go on from.
         use_cpu: Stay on the CPU even where there is a GPU.
@@ -77,7 +79,7 @@ class TrainerConf(Conf):
     optim: Optimizer = Optimizer.adamw_torch
     bf16: bool = False
     fp16: bool = False
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | None = None
     neftune_noise_alpha: float | None = ranged(None, gt=0)
     dataloader_num_workers: int = ranged(0, ge=0)
     logging_steps: float = ranged(1, gt=0)

@@ -10,7 +10,7 @@ from medllm.errors import Fault
 from medllm.models.base import pick_device
 from medllm.sweep.outlook import Outlook
 from medllm.tracking.memory import device_memory_gib
-from medllm.training.fitting import device_name, limit_name, memory_fix, memory_limit_gib
+from medllm.training.fitting import device_name, memory_fault
 
 
 def memory_faults(plan: Plan, prices: Sequence[Outlook], left: Collection[str]) -> list[Fault]:
@@ -28,12 +28,7 @@ def memory_faults(plan: Plan, prices: Sequence[Outlook], left: Collection[str]) 
     faults = []
     pairs = [pair for pair in zip(plan.points, prices, strict=True) if pair[1].key in left]
     for point, price in pairs:
-        if price.memory_gib > memory_limit_gib(point.conf):
-            label = ", ".join(point.overrides) or point.conf.name
-            needs = f"needs about {price.memory_gib:.1f} GiB at its peak"
-            faults.append(
-                Fault(label, needs, allowed=f"at most the {limit_name(point.conf)}", fix=memory_fix(point.conf))
-            )
+        faults += memory_fault(point.conf, price.memory_gib, ", ".join(point.overrides) or point.conf.name)
     return faults or _shared_faults(plan.processes, pairs)
 
 

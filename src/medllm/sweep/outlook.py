@@ -1,6 +1,5 @@
 """What a point will take, known before it starts: parameters, steps, tokens, memory, and time where its like was measured."""
 
-import functools
 import math
 import tempfile
 from collections.abc import Sequence
@@ -19,8 +18,7 @@ from medllm.models.base import build_tokenizer, pick_device
 from medllm.models.preflight import count_trainable
 from medllm.sweep.identity import point_key
 from medllm.sweep.rates import Rate, rate_of, read_rate, write_rate
-from medllm.tracking.memory import resident_gib
-from medllm.training.fitting import expected_peak_gib, memory_limit_gib
+from medllm.training.fitting import fitted, memory_limit_gib, process_gib
 
 # What a trained parameter takes: weight, gradient and two states of the optimizer, in float32.
 TRAINED_BYTES = 16
@@ -91,40 +89,21 @@ def outlooks(points: Sequence[Point], *, calibrate: bool = False, elsewhere: boo
     """
     process_gib()  # before a calibration makes the process larger
     datasets: dict[str, Datasets] = {}
-    memory: dict[str, float] = {}
     found = []
     for point in points:
         conf = point.conf
         name = data_name(conf)
         if name not in datasets:
             datasets = {name: prepare(conf)}
-        kind = memory_kind(conf)
-        if kind not in memory:
-            memory[kind] = peak_memory(conf, datasets[name], elsewhere)
-        found.append(_outlook(conf, datasets[name], memory[kind], calibrate))
+        found.append(_outlook(conf, datasets[name], peak_memory(conf, datasets[name], elsewhere), calibrate))
     return found
-
-
-@functools.cache
-def process_gib() -> float:
-    """Memory of this process before its first run: libraries, which a run has beside its tensors."""
-    return resident_gib()
-
-
-def memory_kind(conf: RunConf) -> str:
-    """Equal for runs whose peaks are the same but for chance."""
-    trainer = conf.trainer
-    sizes = (trainer.per_device_train_batch_size, trainer.per_device_eval_batch_size)
-    precision = (trainer.bf16, trainer.fp16, trainer.gradient_checkpointing, trainer.use_cpu)
-    optimizer = (trainer.optim, trainer.gradient_accumulation_steps > 1)
-    return repr((conf.model, conf.quantization, conf.lora, conf.data, sizes, precision, optimizer))
 
 
 def peak_memory(conf: RunConf, datasets: Datasets, elsewhere: bool) -> float:
     """A run's peak in GiB; NaN where it cannot be told."""
     if elsewhere and pick_device(conf.trainer.use_cpu) == "cpu" and not conf.trainer.use_cpu:
         return math.nan  # typed where there is no GPU, for machines that have one
-    return expected_peak_gib(conf, datasets, process_gib())
+    return fitted(conf, datasets)[1]
 
 
 def _outlook(conf: RunConf, datasets: Datasets, memory_gib: float, calibrate: bool) -> Outlook:

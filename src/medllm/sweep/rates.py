@@ -48,6 +48,8 @@ def _path(conf: RunConf) -> Path:
         conf.trainer.per_device_eval_batch_size,
         conf.trainer.gradient_accumulation_steps > 1,
         conf.trainer.optim,
+        conf.trainer.engine,
+        conf.trainer.max_memory_gib,
         effective_batching(conf).name,
     )
     return cache_dir() / "rates" / f"{key_of(hardware(), conf.model, conf.quantization, lora, shape)}.json"
