@@ -164,7 +164,7 @@ def test_too_little_memory_is_said_before_training(dialogues: Path) -> None:
 
 def llama3_8b() -> Sizes:
     """With LoRA of rank 16 on all projections, in 4 bit."""
-    return Sizes(32, 4096, 4096, 32, 6144, 14336, 128256, 112, 64, 232_783_872, 41_943_040, 2, True, False)
+    return Sizes(32, 4096, 4096, 32, 6144, 14336, 128256, 112, 48, 64, 232_783_872, 41_943_040, 2, True, False, False)
 
 
 def ranked(lengths: list[int], rows: int, least: int) -> list[Any]:

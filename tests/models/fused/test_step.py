@@ -173,13 +173,13 @@ def test_gradients_under_dropout_are_those_of_the_loss(keep: Keep, part: int, mo
 
 def test_dropouts_expectation_is_no_dropout() -> None:
     """Over many seeds: as many elements are dropped as asked for, and the mean of what is left is what was there."""
-    from medllm.models.fused.reference import dropout
+    from medllm.models.fused.reference import Dropout, dropout
 
     x, total = torch.ones(64, 96), torch.zeros(64, 96)
     dropped = 0.0
     for seed in range(200):
         out = torch.empty_like(x)
-        dropout(x, 0.1, torch.tensor(seed), 3, out)
+        dropout(x, Dropout(0.1, torch.tensor(seed), 3), out)
         total += out
         dropped += float((out == 0).float().mean())
     assert dropped / 200 == pytest.approx(0.1, abs=0.001)

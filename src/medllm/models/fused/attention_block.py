@@ -63,26 +63,26 @@ class SavedAttention(NamedTuple):
     Attributes:
         x: (T, D), its input.
         rstd: (T), of its norm.
-        low: (T, n r), what the adapters of queries, keys and values got down to; None without adapters. So are the others.
+        low: (T, n r), what the adapters of queries, keys and values got down to.
         qkv: (T, (H + 2 G) E); queries and keys rotated, unless they are normed.
         q: (T, H, E), as attention saw it.
         k: (T, G, E), likewise.
         head_rstds: (T H) and (T G), where queries and keys are normed.
         attended: (T, H, E).
         attention: Attention's own.
-        low_out: As `low`.
+        low_out: (T, r), as `low`.
     """
 
     x: Tensor
     rstd: Tensor
-    low: Tensor | None
+    low: Tensor
     qkv: Tensor
     q: Tensor
     k: Tensor
     head_rstds: tuple[Tensor, Tensor] | None
     attended: Tensor
     attention: Any
-    low_out: Tensor | None
+    low_out: Tensor
 
 
 class AttentionBlock:
@@ -105,7 +105,7 @@ class AttentionBlock:
         low_out = work.low(layer.out, flat)
         # Attention's output has no border, so the adapter's part is added by itself.
         x2 = torch.addmm(x, flat, work.matrix(layer.out)[: layer.out.width, : layer.out.features].T)
-        if low_out is not None:
+        if layer.out.rank:
             x2.addmm_(low_out, layer.out.ups[0].T)
         if layer.out.bias is not None:
             x2 += layer.out.bias
@@ -119,7 +119,8 @@ class AttentionBlock:
         layer, work, x = self.layer, self.work, saved.x
         tokens, features = x.shape
         low, d_attended = work.input_grad(layer.out, grad)
-        work.adapter_grads(layer.out, low, saved.attended.reshape(tokens, -1), grad, saved.low_out)
+        work.add_down_grads(layer.out, low, saved.attended.reshape(tokens, -1))
+        work.add_up_grads(layer.out, grad, saved.low_out)
         d_qkv = self._qkv_grad(saved, d_attended, places)
         normed = self._normed(tokens)[:, :features]
         if is_first:
@@ -128,7 +129,8 @@ class AttentionBlock:
         else:
             low, d_normed = work.input_grad(layer.qkv, d_qkv)
             work.norm_backward(layer.norm, d_normed, x, saved.rstd, grad[:, :features], normed)
-        work.adapter_grads(layer.qkv, low, normed, d_qkv, saved.low)
+        work.add_down_grads(layer.qkv, low, normed)
+        work.add_up_grads(layer.qkv, d_qkv, saved.low)
 
     def _normed(self, tokens: int) -> Tensor:
         """(T, D + R), input of the wide projections of both blocks."""

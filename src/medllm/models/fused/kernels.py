@@ -1,12 +1,40 @@
 """Triton kernels of the step. Formulas and shapes are those of `reference`, function by function."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
-Tensor = torch.Tensor
+from medllm.models.fused.reference import Dropout, Tensor
+
+
+class Tile(NamedTuple):
+    """What a program of the MLP's activation works on at a time, for 16-bit numbers and few ranks.
+
+    Attributes:
+        tokens: Rows.
+        columns: Columns.
+        programs: So many share a call's work, or fewer.
+        warps: Of a program.
+        stages: Tiles that are read ahead, the present one included.
+    """
+
+    tokens: int
+    columns: int
+    programs: int
+    warps: int
+    stages: int
+
+
+SWIGLU = Tile(tokens=32, columns=128, programs=528, warps=4, stages=3)
+SWIGLU_BACKWARD = Tile(tokens=32, columns=64, programs=1584, warps=4, stages=3)
+# Numbers of an adapter's matrix that a program of the forward pass holds at a time.
+HELD = 8192
+# Sums that a program of the backward pass holds in registers, and how many of them take eight warps.
+SUMS, SUMS_OF_EIGHT_WARPS = 24576, 8192
+# Bytes of shared memory that the smaller cards have for a program.
+SHARED = 96 * 1024
 
 
 @triton.jit
@@ -149,22 +177,107 @@ def rotate(heads: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, out: Tens
 
 
 @triton.jit
-def _swiglu(gate_up, out, gate_up_stride, out_stride, F: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = columns < F
-    gate = tl.load(gate_up + row * gate_up_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * gate_up_stride + F + columns, mask=inside, other=0.0).to(tl.float32)
-    hidden = gate * tl.sigmoid(gate) * up
-    tl.store(out + row * out_stride + columns, hidden.to(out.dtype.element_ty), mask=inside)
+def _dropped(value, key, place, p):
+    # Philox's key is the micro-batch's seed and the site, its counter the place.
+    return tl.where(tl.rand(key, place) >= p, value / (1.0 - p), 0.0)
 
 
-def swiglu(gate_up: Tensor, out: Tensor) -> None:
-    """One program per token and block of columns."""
-    tokens, features = out.shape
-    block = min(2048, triton.next_power_of_2(features))
-    grid = (tokens, triton.cdiv(features, block))
-    _swiglu[grid](gate_up, out, gate_up.stride(0), out.stride(0), features, block)
+@triton.jit
+def _swiglu(
+    gate_up,
+    out,
+    down,
+    low,
+    seed,
+    gate_up_stride,
+    out_stride,
+    tokens,
+    share,
+    site,
+    p,
+    F: tl.constexpr,
+    RANK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    WRITES: tl.constexpr,
+    DROPS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    rows = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)[:, None]
+    row = rows.to(tl.int64)
+    rank = tl.arange(0, WIDTH)[None, :]
+    total = tl.zeros((TOKENS, WIDTH), tl.float32)
+    element = gate_up.dtype.element_ty
+    first = tl.program_id(1) * share
+    for start in range(first, min(first + share, F), COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)[None, :]
+        inside = (rows < tokens) & (columns < F)
+        gate = tl.load(gate_up + row * gate_up_stride + columns, mask=inside, other=0.0).to(tl.float32)
+        up = tl.load(gate_up + row * gate_up_stride + F + columns, mask=inside, other=0.0).to(tl.float32)
+        hidden = (gate * tl.sigmoid(gate) * up).to(element)
+        if WRITES:
+            tl.store(out + row * out_stride + columns, hidden, mask=inside)
+        if RANK:
+            if DROPS:
+                place = (row * F).to(tl.int32) + columns
+                hidden = _dropped(hidden.to(tl.float32), tl.load(seed) + site, place, p).to(element)
+            features = start + tl.arange(0, COLUMNS)[:, None]
+            a = tl.load(down + rank * F + features, mask=(rank < RANK) & (features < F), other=0.0)
+            total = tl.dot(hidden, a, total, input_precision="ieee")
+    if RANK:
+        target = low + (tl.program_id(1) * tokens + rows) * RANK + rank
+        tl.store(target, total, mask=(rows < tokens) & (rank < RANK))
+
+
+def swiglu(gate_up: Tensor, out: Tensor | None, down: Tensor, drop: Dropout) -> Tensor:
+    """One program per block of tokens and share of the columns, whose sums are added in the order of the columns."""
+    tokens, (rank, features) = len(gate_up), down.shape
+    width = _padded(rank)
+    # Every program reads its share of A: the higher the rank, the more tokens have to make up for it.
+    rows = max(SWIGLU.tokens, min(width // 2, 64))
+    columns = _columns(SWIGLU, features, down.element_size(), HELD // width)
+    blocks = triton.cdiv(tokens, rows)
+    share = _share(features, columns, SWIGLU.programs // blocks)
+    low = torch.empty((triton.cdiv(features, share), tokens, rank), dtype=torch.float32, device=down.device)
+    target = gate_up if out is None else out
+    _swiglu[(blocks, len(low))](
+        gate_up,
+        target,
+        down,
+        low,
+        drop.seed,
+        gate_up.stride(0),
+        target.stride(0),
+        tokens,
+        share,
+        drop.site,
+        drop.p,
+        features,
+        rank,
+        width,
+        out is not None,
+        drop.p > 0,
+        rows,
+        columns,
+        num_warps=SWIGLU.warps,
+        num_stages=_stages(SWIGLU, columns * (2 * rows + width) * down.element_size()),
+    )
+    return low.sum(0).to(down.dtype)
+
+
+@triton.jit
+def _plus_product(total, low, stride, rows, tokens, value, RANK: tl.constexpr, WIDTH: tl.constexpr):
+    # total + low^T value, (WIDTH, COLUMNS), for some rows.
+    rank = tl.arange(0, WIDTH)[:, None]
+    place = low + rows.to(tl.int64)[None, :] * stride + rank
+    factor = tl.load(place, mask=(rows < tokens)[None, :] & (rank < RANK), other=0.0)
+    return tl.dot(factor, value, total, input_precision="ieee")
+
+
+@triton.jit
+def _store_sums(sums, total, columns, F: tl.constexpr, RANK: tl.constexpr, WIDTH: tl.constexpr):
+    rank = tl.arange(0, WIDTH)[:, None]
+    tl.store(sums + rank * F + columns[None, :], total, mask=(rank < RANK) & (columns < F)[None, :])
 
 
 @triton.jit
@@ -172,35 +285,112 @@ def _swiglu_backward(
     grad,
     gate_up,
     out,
-    hidden,
+    low_grad,
+    low_gate,
+    low_up,
+    sums,
+    seed,
     grad_stride,
     gate_up_stride,
     out_stride,
-    hidden_stride,
+    low_grad_stride,
+    low_gate_stride,
+    low_up_stride,
+    tokens,
+    share,
+    site,
+    p,
     F: tl.constexpr,
-    BLOCK: tl.constexpr,
+    RANK: tl.constexpr,
+    RANK_GATE: tl.constexpr,
+    RANK_UP: tl.constexpr,
+    WIDTH: tl.constexpr,
+    WIDTH_GATE: tl.constexpr,
+    WIDTH_UP: tl.constexpr,
+    DROPS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = columns < F
-    gate = tl.load(gate_up + row * gate_up_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * gate_up_stride + F + columns, mask=inside, other=0.0).to(tl.float32)
-    g = tl.load(grad + row * grad_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    s = tl.sigmoid(gate)
-    activated = gate * s
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    column = columns[None, :]
+    of_hidden = tl.zeros((WIDTH, COLUMNS), tl.float32)
+    of_gate = tl.zeros((WIDTH_GATE, COLUMNS), tl.float32)
+    of_up = tl.zeros((WIDTH_UP, COLUMNS), tl.float32)
     element = out.dtype.element_ty
-    tl.store(hidden + row * hidden_stride + columns, (activated * up).to(hidden.dtype.element_ty), mask=inside)
-    tl.store(out + row * out_stride + columns, (g * up * (s + activated * (1.0 - s))).to(element), mask=inside)
-    tl.store(out + row * out_stride + F + columns, (g * activated).to(element), mask=inside)
+    first = tl.program_id(1) * share
+    for start in range(first, min(first + share, tokens), TOKENS):
+        rows = start + tl.arange(0, TOKENS)
+        row = rows.to(tl.int64)[:, None]
+        inside = (rows < tokens)[:, None] & (column < F)
+        gate = tl.load(gate_up + row * gate_up_stride + column, mask=inside, other=0.0).to(tl.float32)
+        up = tl.load(gate_up + row * gate_up_stride + F + column, mask=inside, other=0.0).to(tl.float32)
+        g = tl.load(grad + row * grad_stride + column, mask=inside, other=0.0).to(tl.float32)
+        s = tl.sigmoid(gate)
+        activated = gate * s
+        d_gate = (g * up * (s + activated * (1.0 - s))).to(element)
+        d_up = (g * activated).to(element)
+        tl.store(out + row * out_stride + column, d_gate, mask=inside)
+        tl.store(out + row * out_stride + F + column, d_up, mask=inside)
+        if RANK:
+            hidden = (activated * up).to(element)
+            if DROPS:
+                place = (row * F).to(tl.int32) + column
+                hidden = _dropped(hidden.to(tl.float32), tl.load(seed) + site, place, p).to(element)
+            of_hidden = _plus_product(of_hidden, low_grad, low_grad_stride, rows, tokens, hidden, RANK, WIDTH)
+        if RANK_GATE:
+            of_gate = _plus_product(of_gate, low_gate, low_gate_stride, rows, tokens, d_gate, RANK_GATE, WIDTH_GATE)
+        if RANK_UP:
+            of_up = _plus_product(of_up, low_up, low_up_stride, rows, tokens, d_up, RANK_UP, WIDTH_UP)
+    sums += tl.program_id(1).to(tl.int64) * (RANK + RANK_GATE + RANK_UP) * F
+    if RANK:
+        _store_sums(sums, of_hidden, columns, F, RANK, WIDTH)
+    if RANK_GATE:
+        _store_sums(sums + RANK * F, of_gate, columns, F, RANK_GATE, WIDTH_GATE)
+    if RANK_UP:
+        _store_sums(sums + (RANK + RANK_GATE) * F, of_up, columns, F, RANK_UP, WIDTH_UP)
 
 
-def swiglu_backward(grad: Tensor, gate_up: Tensor, out: Tensor, hidden: Tensor) -> None:
-    """One program per token and block of columns; each reads a place before it writes it."""
-    tokens, features = hidden.shape
-    block = min(2048, triton.next_power_of_2(features))
-    grid = (tokens, triton.cdiv(features, block))
-    strides = (grad.stride(0), gate_up.stride(0), out.stride(0), hidden.stride(0))
-    _swiglu_backward[grid](grad, gate_up, out, hidden, *strides, features, block)
+def swiglu_backward(
+    grad: Tensor, gate_up: Tensor, out: Tensor, low_grad: Tensor, low_gate: Tensor, low_up: Tensor, drop: Dropout
+) -> Tensor:
+    """One program per block of columns and share of the tokens, whose sums are added in the order of the tokens.
+
+    Each program reads a place before it writes it.
+    """
+    tokens, features = grad.shape
+    lows = (low_grad, low_gate, low_up)
+    ranks = [low.shape[1] for low in lows]
+    widths = [_padded(rank) for rank in ranks]
+    held = sum(width for width, rank in zip(widths, ranks, strict=True) if rank)
+    columns = _columns(SWIGLU_BACKWARD, features, grad.element_size(), SUMS // max(held, 1))
+    blocks = triton.cdiv(features, columns)
+    share = _share(tokens, SWIGLU_BACKWARD.tokens, SWIGLU_BACKWARD.programs // blocks)
+    sums = torch.empty((triton.cdiv(tokens, share), sum(ranks), features), dtype=torch.float32, device=grad.device)
+    _swiglu_backward[(blocks, len(sums))](
+        grad,
+        gate_up,
+        out,
+        *lows,
+        sums,
+        drop.seed,
+        grad.stride(0),
+        gate_up.stride(0),
+        out.stride(0),
+        *(low.stride(0) for low in lows),
+        tokens,
+        share,
+        drop.site,
+        drop.p,
+        features,
+        *ranks,
+        *widths,
+        drop.p > 0,
+        SWIGLU_BACKWARD.tokens,
+        columns,
+        num_warps=SWIGLU_BACKWARD.warps if held * columns < SUMS_OF_EIGHT_WARPS else 8,
+        num_stages=_stages(SWIGLU_BACKWARD, SWIGLU_BACKWARD.tokens * (3 * columns + held) * grad.element_size()),
+    )
+    return sums.sum(0)
 
 
 @triton.jit
@@ -253,30 +443,28 @@ def _dropout(
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < D
-    # Philox's key is the micro-batch's seed and the site, its counter the place.
-    random = tl.rand(tl.load(seed) + site, (row * D).to(tl.int32) + columns)
     value = tl.load(x + row * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    kept = tl.where(random >= p, value / (1.0 - p), 0.0)
+    kept = _dropped(value, tl.load(seed) + site, (row * D).to(tl.int32) + columns, p)
     if ADDS:
         kept += tl.load(out + row * out_stride + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * out_stride + columns, kept.to(out.dtype.element_ty), mask=inside)
 
 
-def dropout(x: Tensor, p: float, seed: Tensor, site: int, out: Tensor) -> None:
+def dropout(x: Tensor, drop: Dropout, out: Tensor) -> None:
     """Random numbers are counted, not drawn: the backward pass has them again without a mask being kept."""
-    _launch_dropout(x, p, seed, site, out, adds=False)
+    _launch_dropout(x, drop, out, adds=False)
 
 
-def add_dropped_(x: Tensor, grad: Tensor, p: float, seed: Tensor, site: int) -> None:
+def add_dropped_(x: Tensor, grad: Tensor, drop: Dropout) -> None:
     """See `dropout`."""
-    _launch_dropout(grad, p, seed, site, x, adds=True)
+    _launch_dropout(grad, drop, x, adds=True)
 
 
-def _launch_dropout(x: Tensor, p: float, seed: Tensor, site: int, out: Tensor, *, adds: bool) -> None:
+def _launch_dropout(x: Tensor, drop: Dropout, out: Tensor, *, adds: bool) -> None:
     tokens, features = x.shape
     block = min(2048, triton.next_power_of_2(features))
     grid = (tokens, triton.cdiv(features, block))
-    _dropout[grid](x, out, seed, x.stride(0), out.stride(0), site, p, features, adds, block)
+    _dropout[grid](x, out, drop.seed, x.stride(0), out.stride(0), drop.site, drop.p, features, adds, block)
 
 
 @triton.jit
@@ -347,6 +535,27 @@ def dequantize(weight: Any, out: Tensor, up: Tensor | None = None, up_column: in
         block,
         enable_fp_fusion=False,
     )
+
+
+def _padded(rank: int) -> int:
+    """What matrix units take: a power of two, 16 or more."""
+    return max(int(triton.next_power_of_2(rank)), 16)
+
+
+def _columns(tile: Tile, features: int, element: int, most: int) -> int:
+    """Of a tile in numbers of so many bytes, a power of two."""
+    wanted = min(tile.columns * 2 // element, triton.next_power_of_2(features), 1 << max(most, 1).bit_length() - 1)
+    return max(int(wanted), 16)
+
+
+def _stages(tile: Tile, size: int) -> int:
+    """As many as fit, if each takes so many bytes."""
+    return max(min(tile.stages, SHARED // size), 1)
+
+
+def _share(length: int, block: int, parts: int) -> int:
+    """Of a length that is split into so many parts of whole blocks, or fewer."""
+    return int(triton.cdiv(triton.cdiv(length, block), max(parts, 1))) * block
 
 
 def _warps(block: int) -> int:

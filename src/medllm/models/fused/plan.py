@@ -14,6 +14,8 @@ ARITHMETIC = {Keep.everything: 1.0, Keep.all_but_gate_up: 1.27, Keep.inputs: 1.3
 # How often a step dequantizes each weight, and what all of them take once, in tokens' worth of arithmetic.
 READS = 2
 DEQUANTIZING = 100
+# Columns of partial sums that the kernel of the activation's backward pass writes, at the most.
+SUM_COLUMNS = 2**17
 # A GPU waits for launches where micro-batches are shorter than this.
 LAUNCH_BOUND = 4096
 # Lengths are filled to multiples of these: one graph is recorded per length.
@@ -66,12 +68,14 @@ class Sizes:
         inner: F.
         vocabulary: V.
         ranks: Of all adapters of a layer together.
+        inner_ranks: Of those of gate, up and down.
         border: The widest.
         matrices: Bordered matrices of a layer, together.
         trained: Adapter weights.
         element: Bytes of a number in the step's type.
         quantized: Whether weights are in 4 bit.
         normed_heads: Whether queries and keys are normed.
+        drops: Whether there is dropout in front of adapters.
     """
 
     layers: int
@@ -82,12 +86,14 @@ class Sizes:
     inner: int
     vocabulary: int
     ranks: int
+    inner_ranks: int
     border: int
     matrices: int
     trained: int
     element: int
     quantized: bool
     normed_heads: bool
+    drops: bool
 
     @classmethod
     def of(cls, model: Any, *, quantized: bool) -> "Sizes":
@@ -109,12 +115,14 @@ class Sizes:
             inner=layer.down.features,
             vocabulary=base.config.vocab_size,
             ranks=sum(projection.rank for projection in projections),
+            inner_ranks=layer.gate_up.rank + layer.down.rank,
             border=max(projection.border for projection in projections),
             matrices=sum(projection.shape[0] * projection.shape[1] for projection in projections),
             trained=trained * len(base.model.layers),
             element=base.model.norm.weight.element_size(),
             quantized=quantized,
             normed_heads=layer.head_norms is not None,
+            drops=any(projection.p for projection in projections),
         )
 
 
@@ -136,14 +144,18 @@ def activation_bytes(sizes: Sizes, keep: Keep, tokens: int) -> int:
         Keep.inputs: inputs,
         Keep.inputs_on_host: 0,
     }[keep]
-    # Of one layer: what is made again, the gradient of the MLP's inner part, and those of attention, whose kernel repeats
-    # keys and values for every head and sums queries' in float32.
+    # Of one layer: what is made again, the gradient of the MLP's input, sums for its adapters, and the gradients of attention,
+    # whose kernel repeats keys and values for every head and sums queries' in float32.
     part = min(tokens, MLP_TOKENS) if keep.recomputes_layers else tokens
     again = 0 if keep is Keep.everything else part * gate_up
+    mlp = again + part * inputs + 4 * sizes.inner_ranks * (SUM_COLUMNS + 2 * sizes.inner)
+    if sizes.drops:
+        mlp += part * sizes.inner * e  # the adapter's part of the gradient, before it is dropped
     block = tokens * (attention + inputs * (1 + 2 * (keep is Keep.inputs_on_host))) if keep.recomputes_layers else 0
-    layer = block + max(again + part * sizes.inner * e, tokens * 6 * sizes.heads * e)
+    layer = block + max(mlp, tokens * 6 * sizes.heads * e)
     head = tokens * 3 * inputs + min(HEAD_BYTES, tokens * sizes.vocabulary * e)
-    buffers = tokens * (2 * sizes.features + sizes.qkv + 4 * sizes.border) * e + part * sizes.inner * e
+    widths = (2 + 2 * sizes.drops) * sizes.features + sizes.qkv + 4 * sizes.border
+    buffers = tokens * widths * e + part * sizes.inner * e
     return tokens * sizes.layers * kept + buffers + max(layer, head)
 
 

@@ -1,15 +1,30 @@
 """The step's elementwise operations in plain torch: what runs on the CPU, and what each kernel in `kernels` must equal.
 
-Shapes: T tokens, D features, F of them in the MLP, H heads of E features, K supervised tokens, V vocabulary.
+Shapes: T tokens, D features, F of them in the MLP, H heads of E features, r of an adapter (0 without one), K supervised tokens,
+V vocabulary.
 Inputs may be views with a row stride; arithmetic is in float32, results are in the type of what they are written to.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 Tensor = torch.Tensor
+
+
+class Dropout(NamedTuple):
+    """What is dropped in front of an adapter.
+
+    Attributes:
+        p: Share.
+        seed: Scalar int64, of the micro-batch.
+        site: Which dropout of the model it is.
+    """
+
+    p: float
+    seed: Tensor
+    site: int
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
@@ -70,19 +85,29 @@ def rotate(heads: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, out: Tens
     out.copy_(torch.cat((first * c - second * s, second * c + first * s), dim=-1))
 
 
-def swiglu(gate_up: Tensor, out: Tensor) -> None:
-    """Out = silu(gate) up (arXiv 2002.05202).
+def swiglu(gate_up: Tensor, out: Tensor | None, down: Tensor, drop: Dropout) -> Tensor:
+    """Out = silu(gate) up (arXiv 2002.05202), and what the adapter of the projection behind gets down to.
 
     Args:
         gate_up: (T, 2 F): gate, then up.
-        out: (T, F), written.
+        out: (T, F), written; None if it is not wanted.
+        down: (r, F), A.
+        drop: In front of the adapter.
+
+    Returns:
+        dropout(out) A^T, (T, r).
     """
     gate, up = gate_up.chunk(2, dim=-1)
-    torch.mul(F.silu(gate), up, out=out) if out.is_contiguous() else out.copy_(F.silu(gate).mul_(up))
+    hidden = F.silu(gate).mul_(up)
+    if out is not None:
+        out.copy_(hidden)
+    return _dropped(hidden, drop) @ down.T
 
 
-def swiglu_backward(grad: Tensor, gate_up: Tensor, out: Tensor, hidden: Tensor) -> None:
-    """Gradients of gate and up, and the layer's output once more.
+def swiglu_backward(
+    grad: Tensor, gate_up: Tensor, out: Tensor, low_grad: Tensor, low_gate: Tensor, low_up: Tensor, drop: Dropout
+) -> Tensor:
+    """Gradients of gate and up, and those sums over the tokens for the adapters' gradients that have a factor of F features.
 
     With s = sigmoid(gate): d gate = grad up s (1 + gate (1 - s)), d up = grad gate s.
 
@@ -90,16 +115,23 @@ def swiglu_backward(grad: Tensor, gate_up: Tensor, out: Tensor, hidden: Tensor) 
         grad: (T, F), of the output.
         gate_up: (T, 2 F).
         out: (T, 2 F), written; may be `gate_up`.
-        hidden: (T, F), written with silu(gate) up.
+        low_grad: (T, r), the gradient of what the adapter behind got down to.
+        low_gate: (T, r'), what the adapter of gate got down to.
+        low_up: (T, r''), likewise.
+        drop: In front of the adapter behind.
+
+    Returns:
+        (r + r' + r'', F) float32, one below the other: low_grad^T dropout(silu(gate) up), low_gate^T d gate, low_up^T d up.
     """
     gate, up = (half.float() for half in gate_up.chunk(2, dim=-1))
     grad = grad.float()
     s = torch.sigmoid(gate)
     activated = gate * s
-    hidden.copy_(activated * up)
+    hidden = (activated * up).to(out.dtype)
     d_gate, d_up = out.chunk(2, dim=-1)
     d_gate.copy_(grad * up * (s + activated * (1 - s)))
     d_up.copy_(grad * activated)
+    return torch.cat((low_grad.T @ _dropped(hidden, drop), low_gate.T @ d_gate, low_up.T @ d_up)).float()
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
@@ -121,42 +153,43 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
     return losses
 
 
-def _kept(shape: torch.Size, p: float, seed: int, site: int) -> tuple[Tensor, float]:
+def _kept(shape: torch.Size, drop: Dropout) -> tuple[Tensor, float]:
     """Which elements dropout keeps, and by what they grow. p is rounded to 1 / 65,536: four elements share a random number."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + site) % 2**63)
+    generator = torch.Generator().manual_seed((int(drop.seed) * 1_000_003 + drop.site) % 2**63)
     count = shape.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    dropped = round(p * 65536)
+    dropped = round(drop.p * 65536)
     kept = bits.view(torch.int16)[:count].view(shape) >= dropped - 32768
     return kept, 65536 / (65536 - dropped)
 
 
-def dropout(x: Tensor, p: float, seed: Tensor, site: int, out: Tensor) -> None:
+def _dropped(x: Tensor, drop: Dropout) -> Tensor:
+    if not drop.p:
+        return x
+    kept, growth = _kept(x.shape, drop)
+    return x * kept * growth
+
+
+def dropout(x: Tensor, drop: Dropout, out: Tensor) -> None:
     """Out = x / (1 - p) where kept, else 0. What is kept depends on seed, site and place alone.
 
     Args:
         x: (T, D).
-        p: Share that is dropped.
-        seed: Scalar int64, of this micro-batch.
-        site: Which dropout of the model it is.
+        drop: What is dropped.
         out: (T, D), written.
     """
-    kept, growth = _kept(x.shape, p, int(seed), site)
-    out.copy_(x * kept * growth)
+    out.copy_(_dropped(x, drop))
 
 
-def add_dropped_(x: Tensor, grad: Tensor, p: float, seed: Tensor, site: int) -> None:
-    """X += grad / (1 - p) where the dropout of this seed and site kept: its gradient.
+def add_dropped_(x: Tensor, grad: Tensor, drop: Dropout) -> None:
+    """X += grad / (1 - p) where this dropout kept: its gradient.
 
     Args:
         x: (T, D), changed.
         grad: (T, D), of the dropout's output.
-        p: Share that is dropped.
-        seed: As in `dropout`.
-        site: As in `dropout`.
+        drop: What was dropped.
     """
-    kept, growth = _kept(x.shape, p, int(seed), site)
-    x.add_(grad * kept * growth)
+    x.add_(_dropped(grad, drop))
 
 
 def dequantize(weight: Any, out: Tensor, up: Tensor | None = None, up_column: int = 0) -> None:

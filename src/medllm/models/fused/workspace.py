@@ -11,7 +11,7 @@ import torch
 
 from medllm.models.fused import reference
 from medllm.models.fused.projection import Adapters, Projection
-from medllm.models.fused.reference import Tensor
+from medllm.models.fused.reference import Dropout, Tensor
 
 
 class Workspace:
@@ -97,20 +97,19 @@ class Workspace:
         return matrix
 
     def product(
-        self, projection: Projection, x: Tensor, low: Tensor | None, out: Tensor, around: Tensor | None = None
+        self, projection: Projection, x: Tensor, low: Tensor, out: Tensor, around: Tensor | None = None
     ) -> Tensor:
         """Out = x W^T + low (s B)^T + bias + around.
 
         Args:
             projection: Whose.
             x: (T, D + R) or wider; the border is overwritten with `low`.
-            low: (T, n r), None without adapters.
+            low: (T, n r).
             out: (T, N), written and returned.
             around: (T, N), what goes around the projection.
         """
         features, upper = projection.features, self.matrix(projection)[: projection.width].T
-        if low is not None:
-            x[:, features : features + projection.rank].copy_(low)
+        x[:, features : features + projection.rank].copy_(low)
         x = x[:, : features + projection.border]
         added = projection.bias if around is None else around
         if added is None:
@@ -120,66 +119,60 @@ class Workspace:
             out += projection.bias
         return out
 
-    def low(self, projection: Projection, x: Tensor, part: int = 0) -> Tensor | None:
-        """What its adapters get down to, (T, n r): dropout(x) A^T.
+    def low(self, projection: Projection, x: Tensor, part: int = 0) -> Tensor:
+        """What its adapters get down to, (T, n r): dropout(x) A^T. Without adapters n r is 0, and nothing is computed.
 
         Args:
             projection: Whose.
             x: (T, D).
             part: Of the micro-batch; parts that are computed one by one drop their own.
         """
-        return self._dropped(projection, x, part) @ projection.down.T if projection.rank else None
+        return self._dropped(projection, x, part) @ projection.down.T
 
-    def low_grad(self, projection: Projection, grad: Tensor) -> Tensor | None:
+    def low_grad(self, projection: Projection, grad: Tensor) -> Tensor:
         """The gradient of `low`'s result, (T, n r): grad s B, written into the border of grad, (T, N + R), and a view of it."""
-        if not projection.rank:
-            return None
         width, columns = projection.width, slice(projection.features, projection.features + projection.rank)
         low = grad[:, width : width + projection.rank]
         return torch.mm(grad[:, :width], self.matrix(projection)[:width, columns], out=low)
 
-    def input_grad(self, projection: Projection, grad: Tensor, part: int = 0) -> tuple[Tensor | None, Tensor]:
+    def input_grad(
+        self, projection: Projection, grad: Tensor, part: int = 0, out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The gradients of `low`'s result and of the input, (T, D).
 
         Args:
             projection: Whose.
             grad: (T, N + R), of its output; the border is overwritten.
             part: As in `low`.
+            out: (T, D), where the second is written; new memory by default.
         """
         low, matrix, width = self.low_grad(projection, grad), self.matrix(projection), projection.width
-        if low is not None and not projection.p:
-            return low, grad[:, : width + projection.border] @ matrix[:, : projection.features]
-        result = grad[:, :width] @ matrix[:width, : projection.features]
-        if low is not None:
-            site = self._site(projection, part)
-            self.ops.add_dropped_(result, low @ projection.down, projection.p, self.seed, site)
+        if not projection.p:
+            return low, torch.mm(grad[:, : width + projection.border], matrix[:, : projection.features], out=out)
+        result = torch.mm(grad[:, :width], matrix[:width, : projection.features], out=out)
+        self.ops.add_dropped_(result, low @ projection.down, self.dropout(projection, part))
         return low, result
 
-    def adapter_grads(
-        self,
-        projection: Projection,
-        low_grad: Tensor | None,
-        x: Tensor,
-        grad: Tensor,
-        low: Tensor | None,
-        part: int = 0,
-    ) -> None:
-        """Adds dA = low_grad^T dropout(x) and dB = s grad^T low."""
-        if low_grad is None or low is None:
-            return
-        projection.down_grad += _product32(low_grad.T, self._dropped(projection, x, part))
+    def add_down_grads(self, projection: Projection, low_grad: Tensor, x: Tensor, part: int = 0) -> None:
+        """Adds dA = low_grad^T dropout(x)."""
+        if projection.rank:
+            projection.down_grad += _product32(low_grad.T, self._dropped(projection, x, part))
+
+    def add_up_grads(self, projection: Projection, grad: Tensor, low: Tensor) -> None:
+        """Adds dB = s grad^T low."""
         for adapted, up_grad in zip(projection.adapted, projection.up_grads, strict=True):
             up_grad.add_(_product32(grad[:, adapted.rows].T, low[:, adapted.columns]), alpha=self.adapters.scale)
+
+    def dropout(self, projection: Projection, part: int) -> Dropout:
+        """In front of its adapters."""
+        return Dropout(projection.p, self.seed, projection.site + part * len(self.projections))
 
     def _dropped(self, projection: Projection, x: Tensor, part: int) -> Tensor:
         if not projection.p:
             return x
         out = self.buffer(f"dropped {x.shape[1]}", *x.shape)
-        self.ops.dropout(x, projection.p, self.seed, self._site(projection, part), out)
+        self.ops.dropout(x, self.dropout(projection, part), out)
         return out
-
-    def _site(self, projection: Projection, part: int) -> int:
-        return projection.site + part * len(self.projections)
 
     # A norm
 
