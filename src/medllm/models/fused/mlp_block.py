@@ -50,9 +50,9 @@ class MlpBlock:
         rstd = work.norm(layer.norm2, x, normed[:, :features])
         low_gate_up = work.low(layer.gate_up, normed[:, :features], part)
         gate_up = self._gate_up(normed, low_gate_up)
-        activated = None if out is None else hidden[:, : down.features]
-        values = gate_up[:, : layer.gate_up.width]
-        low_down = work.ops.swiglu(values, activated, down.down, work.dropout(down, part))
+        activated = hidden[:, : down.features]
+        work.ops.swiglu(gate_up[:, : layer.gate_up.width], activated)
+        low_down = work.low(down, activated, part)
         if out is not None:
             work.product(down, hidden, low_down, out, x)
         return SavedMlp(x, rstd, low_gate_up, gate_up, low_down)

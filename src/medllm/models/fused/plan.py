@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any
 
 from medllm.models.fused.layer import Keep, Layer
+from medllm.models.fused.reference import MOST_SHARES
 from medllm.models.fused.step import HEAD_BYTES, MLP_TOKENS
 
 GIB = 2**30
@@ -14,8 +15,6 @@ ARITHMETIC = {Keep.everything: 1.0, Keep.all_but_gate_up: 1.27, Keep.inputs: 1.3
 # How often a step dequantizes each weight, and what all of them take once, in tokens' worth of arithmetic.
 READS = 2
 DEQUANTIZING = 100
-# Columns of partial sums that the kernel of the activation's backward pass writes, at the most.
-SUM_COLUMNS = 2**17
 # A GPU waits for launches where micro-batches are shorter than this.
 LAUNCH_BOUND = 4096
 # Lengths are filled to multiples of these: one graph is recorded per length.
@@ -148,7 +147,7 @@ def activation_bytes(sizes: Sizes, keep: Keep, tokens: int) -> int:
     # whose kernel repeats keys and values for every head and sums queries' in float32.
     part = min(tokens, MLP_TOKENS) if keep.recomputes_layers else tokens
     again = 0 if keep is Keep.everything else part * gate_up
-    mlp = again + part * inputs + 4 * sizes.inner_ranks * (SUM_COLUMNS + 2 * sizes.inner)
+    mlp = again + part * inputs + 4 * sizes.inner_ranks * sizes.inner * (MOST_SHARES + 2)
     if sizes.drops:
         mlp += part * sizes.inner * e  # the adapter's part of the gradient, before it is dropped
     block = tokens * (attention + inputs * (1 + 2 * (keep is Keep.inputs_on_host))) if keep.recomputes_layers else 0

@@ -13,6 +13,10 @@ from torch.nn import functional as F
 Tensor = torch.Tensor
 
 
+# Shares of the tokens over which the activation's backward pass sums apart, at the most: each has sums of its own.
+MOST_SHARES = 8
+
+
 class Dropout(NamedTuple):
     """What is dropped in front of an adapter.
 
@@ -85,23 +89,15 @@ def rotate(heads: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, out: Tens
     out.copy_(torch.cat((first * c - second * s, second * c + first * s), dim=-1))
 
 
-def swiglu(gate_up: Tensor, out: Tensor | None, down: Tensor, drop: Dropout) -> Tensor:
-    """Out = silu(gate) up (arXiv 2002.05202), and what the adapter of the projection behind gets down to.
+def swiglu(gate_up: Tensor, out: Tensor) -> None:
+    """Out = silu(gate) up (arXiv 2002.05202).
 
     Args:
         gate_up: (T, 2 F): gate, then up.
-        out: (T, F), written; None if it is not wanted.
-        down: (r, F), A.
-        drop: In front of the adapter.
-
-    Returns:
-        dropout(out) A^T, (T, r).
+        out: (T, F), written.
     """
     gate, up = gate_up.chunk(2, dim=-1)
-    hidden = F.silu(gate).mul_(up)
-    if out is not None:
-        out.copy_(hidden)
-    return _dropped(hidden, drop) @ down.T
+    torch.mul(F.silu(gate), up, out=out) if out.is_contiguous() else out.copy_(F.silu(gate).mul_(up))
 
 
 def swiglu_backward(
@@ -206,3 +202,10 @@ def dequantize(weight: Any, out: Tensor, up: Tensor | None = None, up_column: in
     out.copy_(dequantize_4bit(weight.data, weight.quant_state).view(out.shape))
     if up is not None:
         out.as_strided(up.shape, out.stride(), out.storage_offset() + up_column).copy_(up)
+
+
+def product32(a: Tensor, b: Tensor) -> Tensor:
+    """The product of (M, K) and (K, N) in float32, however the factors are rounded."""
+    if a.is_cuda and a.dtype != torch.float32:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return torch.mm(a, b).float()

@@ -11,7 +11,7 @@ import torch
 
 from medllm.models.fused import reference
 from medllm.models.fused.projection import Adapters, Projection
-from medllm.models.fused.reference import Dropout, Tensor
+from medllm.models.fused.reference import Dropout, Tensor, product32
 
 
 class Workspace:
@@ -156,12 +156,12 @@ class Workspace:
     def add_down_grads(self, projection: Projection, low_grad: Tensor, x: Tensor, part: int = 0) -> None:
         """Adds dA = low_grad^T dropout(x)."""
         if projection.rank:
-            projection.down_grad += _product32(low_grad.T, self._dropped(projection, x, part))
+            projection.down_grad += product32(low_grad.T, self._dropped(projection, x, part))
 
     def add_up_grads(self, projection: Projection, grad: Tensor, low: Tensor) -> None:
         """Adds dB = s grad^T low."""
         for adapted, up_grad in zip(projection.adapted, projection.up_grads, strict=True):
-            up_grad.add_(_product32(grad[:, adapted.rows].T, low[:, adapted.columns]), alpha=self.adapters.scale)
+            up_grad.add_(product32(grad[:, adapted.rows].T, low[:, adapted.columns]), alpha=self.adapters.scale)
 
     def dropout(self, projection: Projection, part: int) -> Dropout:
         """In front of its adapters."""
@@ -201,10 +201,3 @@ def operations(device: torch.device) -> ModuleType:
     from medllm.models.fused import kernels
 
     return kernels
-
-
-def _product32(a: Tensor, b: Tensor) -> Tensor:
-    """A b in float32, however the factors are rounded."""
-    if a.is_cuda and a.dtype != torch.float32:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return torch.mm(a, b).float()
