@@ -1,5 +1,6 @@
 """The fused engine in the Trainer: the same steps as the plain path, planned, resumable, and refused where it cannot be."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -175,15 +176,18 @@ def ranked(lengths: list[int], rows: int, least: int) -> list[Any]:
 def test_plans_need_less_the_slower_they_are() -> None:
     """For every size of micro-batch: more recomputed is less memory; the first plan is the whole step, everything kept."""
     found = ranked([200, 300, 500] * 20, 2, 1)
-    assert (found[0].keep, found[0].keep_weights, found[0].micro_batches) == (Keep.everything, True, 1)
+    assert (found[0].keep, found[0].kept_layers, found[0].micro_batches) == (Keep.everything, 32, 1)
     assert found[0].graphs
     for rows in (1, 2):
-        for keep_weights in (True, False):
-            peaks = {p.keep: p.peak for p in found if p.rows == rows and p.keep_weights is keep_weights}
+        for kept_layers in (0, 8, 32):
+            peaks = {p.keep: p.peak for p in found if (p.rows, p.kept_layers) == (rows, kept_layers)}
             assert (
                 peaks[Keep.everything] > peaks[Keep.all_but_gate_up] > peaks[Keep.inputs] >= peaks[Keep.inputs_on_host]
             )
     assert all(plan.rows * plan.micro_batches == 2 for plan in found)
+    alike = [plan for plan in found if (plan.rows, plan.keep) == (2, Keep.everything)]
+    assert [plan.kept_layers for plan in alike] == list(range(32, -1, -4))
+    assert all(more.peak > less.peak for more, less in pairwise(alike))
 
 
 def test_no_batch_is_longer_than_planned(dialogues: Path, tmp_path: Path) -> None:
@@ -203,12 +207,12 @@ def test_no_batch_is_longer_than_planned(dialogues: Path, tmp_path: Path) -> Non
 def test_the_memory_of_the_reference_is_what_was_measured() -> None:
     """An H100's peaks, the 5.62 GiB of the 8B shape included (LOG.md), within 10 %."""
     base = 5.62
-    measured = {  # GiB: what is kept, whether weights are, tokens
-        (Keep.everything, False, 8192): 30.49,
-        (Keep.everything, False, 1024): 9.19,
-        (Keep.everything, True, 1024): 22.13,
-        (Keep.inputs_on_host, False, 4096): 7.11,
+    measured = {  # GiB: what is kept, the weights of how many layers, tokens
+        (Keep.everything, 0, 8192): 30.49,
+        (Keep.everything, 0, 1024): 9.19,
+        (Keep.everything, 32, 1024): 22.13,
+        (Keep.inputs_on_host, 0, 4096): 7.11,
     }
-    for (keep, keep_weights, tokens), peak in measured.items():
-        beside = lasting_bytes(llama3_8b(), keep_weights, 8) + activation_bytes(llama3_8b(), keep, tokens)
+    for (keep, kept_layers, tokens), peak in measured.items():
+        beside = lasting_bytes(llama3_8b(), kept_layers, 8) + activation_bytes(llama3_8b(), keep, tokens)
         assert base + beside / GIB == pytest.approx(peak, rel=0.1)

@@ -94,14 +94,12 @@ def fused(
     batch: dict[str, torch.Tensor],
     keep: Keep = Keep.everything,
     *,
-    keep_weights: bool = False,
+    kept_layers: int = 0,
     seed: int = 0,
 ) -> tuple[float, Gradients]:
     """Loss and gradients by the fused step, which leaves the model as it was."""
     count = torch.tensor(1.0 / len(batch["targets"]), device=batch["targets"].device)
-    step = FusedStep(
-        model, keep=keep, keep_weights=keep_weights, max_tokens=len(batch["input_ids"]), max_length=LONGEST
-    )
+    step = FusedStep(model, keep=keep, kept_layers=kept_layers, max_tokens=len(batch["input_ids"]), max_length=LONGEST)
     step.work.seed.fill_(seed)
     loss = step.backward(batch, count).item()
     gradients = gradients_of(step, model)

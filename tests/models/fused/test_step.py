@@ -38,7 +38,7 @@ def test_bfloat16_is_no_worse_than_plain_bfloat16() -> None:
 def test_micro_batches_add_up() -> None:
     """The gradient of four conversations is that of two and two; filling adds nothing."""
     model = adapted()
-    step = FusedStep(model, keep=Keep.everything, keep_weights=False, max_tokens=64, max_length=64)
+    step = FusedStep(model, keep=Keep.everything, kept_layers=0, max_tokens=64, max_length=64)
     whole = flat_batch((13, 5, 20, 7))
     scale = torch.tensor(1.0 / len(whole["targets"]))
     loss = step.backward(whole, scale).item()
@@ -77,7 +77,7 @@ def test_parts_of_a_micro_batch_add_up(keep: Keep, monkeypatch: pytest.MonkeyPat
 def test_no_conversation_sees_another() -> None:
     """Replacing the first conversation leaves the last layer's output of the others as it was, bit for bit."""
     model, batch = adapted(), flat_batch()
-    step = FusedStep(model, keep=Keep.everything, keep_weights=False, max_tokens=64, max_length=64)
+    step = FusedStep(model, keep=Keep.everything, kept_layers=0, max_tokens=64, max_length=64)
     arguments = (batch["position_ids"], batch["bounds"])
     with torch.no_grad():
         before, _ = step.forward(batch["input_ids"], *arguments)
@@ -88,8 +88,8 @@ def test_no_conversation_sees_another() -> None:
     assert torch.equal(before[13:], after[13:])
 
 
-@pytest.mark.parametrize("keep_weights", [True, False])
-def test_four_bit_bases_train_as_their_dequantized_weights(keep_weights: bool) -> None:
+@pytest.mark.parametrize("kept_layers", [0, 2, 3])
+def test_four_bit_bases_train_as_their_dequantized_weights(kept_layers: int) -> None:
     """Kept or made for each use: the same numbers, and the packed weights stay as they were."""
     model, batch = adapted(scale=2), flat_batch()
     reference = adapted(scale=2)
@@ -110,7 +110,7 @@ def test_four_bit_bases_train_as_their_dequantized_weights(keep_weights: bool) -
             )
             packed[name] = quantized.weight.data.clone()
     loss, wanted = plain(reference, batch)
-    got_loss, got = fused(model, batch, keep_weights=keep_weights)
+    got_loss, got = fused(model, batch, kept_layers=kept_layers)
     assert got_loss == pytest.approx(loss, rel=1e-6)
     assert worst(got, wanted) < EXACT
     assert packed
@@ -130,7 +130,7 @@ def test_the_model_is_an_ordinary_one_during_and_after() -> None:
             return model(input_ids=batch["input_ids"][None]).logits  # type: ignore[no-any-return]
 
     before = logits()
-    step = FusedStep(model, keep=Keep.everything, keep_weights=False, max_tokens=64, max_length=64)
+    step = FusedStep(model, keep=Keep.everything, kept_layers=0, max_tokens=64, max_length=64)
     step.backward(batch, torch.tensor(0.1))
     assert torch.allclose(logits(), before, atol=1e-6)
     step.release()
@@ -157,7 +157,7 @@ def test_gradients_under_dropout_are_those_of_the_loss(keep: Keep, part: int, mo
     """With the mask held by its seed, the loss moves along the gradient as calculus says, in parts too."""
     monkeypatch.setattr("medllm.models.fused.step.MLP_TOKENS", part)
     model, batch = adapted(dropout=0.3), flat_batch()
-    step = FusedStep(model, keep=keep, keep_weights=False, max_tokens=64, max_length=64)
+    step = FusedStep(model, keep=keep, kept_layers=0, max_tokens=64, max_length=64)
     step.work.seed.fill_(11)
     scale = torch.tensor(1.0 / len(batch["targets"]))
     step.backward(batch, scale)

@@ -45,7 +45,7 @@ class FusedEngine:
     def __init__(self, model: Any, plan: Plan, max_length: int):
         self.plan = plan
         self.step = FusedStep(
-            model, keep=plan.keep, keep_weights=plan.keep_weights, max_tokens=plan.max_tokens, max_length=max_length
+            model, keep=plan.keep, kept_layers=plan.kept_layers, max_tokens=plan.max_tokens, max_length=max_length
         )
         self.parameter = self.step.adapters.parameter
         self._has_dropout = any(projection.p for projection in self.step.work.projections)

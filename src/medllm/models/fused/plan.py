@@ -15,6 +15,8 @@ ARITHMETIC = {Keep.everything: 1.0, Keep.all_but_gate_up: 1.27, Keep.inputs: 1.3
 # How often a step dequantizes each weight, and what all of them take once, in tokens' worth of arithmetic.
 READS = 2
 DEQUANTIZING = 100
+# Steps in which the number of layers with kept weights is planned.
+KEPT_PARTS = 8
 # A GPU waits for launches where micro-batches are shorter than this.
 LAUNCH_BOUND = 4096
 # Lengths are filled to multiples of these: one graph is recorded per length.
@@ -27,7 +29,8 @@ class Plan:
 
     Attributes:
         keep: What stays between forward and backward.
-        keep_weights: Whether dequantized weights stay too.
+        kept_layers: Layers whose dequantized weights stay.
+        layers: All there are.
         rows: Of the data, in a micro-batch.
         micro_batches: Of an optimizer step.
         max_tokens: Of a micro-batch, filling included.
@@ -38,7 +41,8 @@ class Plan:
     """
 
     keep: Keep
-    keep_weights: bool
+    kept_layers: int
+    layers: int
     rows: int
     micro_batches: int
     max_tokens: int
@@ -49,7 +53,11 @@ class Plan:
 
     def __str__(self) -> str:
         count = "one micro-batch" if self.micro_batches == 1 else f"{self.micro_batches} micro-batches"
-        weights = ", weights stay dequantized" if self.keep_weights else ""
+        weights = (
+            f", weights of {self.kept_layers} of {self.layers} layers stay dequantized" if self.kept_layers else ""
+        )
+        if self.kept_layers == self.layers:
+            weights = ", weights stay dequantized"
         graphs = ", CUDA graphs" if self.graphs else ""
         return f"{count} of up to {self.max_tokens:,} tokens a step, {self.keep.value}{weights}{graphs}"
 
@@ -158,16 +166,16 @@ def activation_bytes(sizes: Sizes, keep: Keep, tokens: int) -> int:
     return tokens * sizes.layers * kept + buffers + max(layer, head)
 
 
-def lasting_bytes(sizes: Sizes, keep_weights: bool, state_bytes: float) -> int:
+def lasting_bytes(sizes: Sizes, kept_layers: int, state_bytes: float) -> int:
     """Bytes that training adds to the model and that stay between steps: matrices, gradients and optimizer states.
 
     Args:
         sizes: The model's.
-        keep_weights: Whether dequantized weights stay.
+        kept_layers: Layers whose dequantized weights stay.
         state_bytes: What the optimizer keeps of each adapter weight.
     """
-    # Weights that are not quantized are moved, one projection after the other.
-    layers = sizes.layers if keep_weights and sizes.quantized else 1
+    # Other layers share one's memory; weights that are not quantized are moved, one projection after the other.
+    layers = kept_layers + (kept_layers < sizes.layers)
     return int(layers * sizes.matrices * sizes.element + sizes.trained * (4 + sizes.element + state_bytes))
 
 
@@ -186,19 +194,24 @@ def plans(
     """
     mean = sum(lengths) / len(lengths)
     ranked = []
-    for size, keep, keep_weights in product(_row_counts(rows, least_rows), Keep, (True, False)):
-        if (keep_weights and not sizes.quantized) or (keep is Keep.inputs_on_host and not on_gpu):
+    kept_counts = (
+        {round(sizes.layers * part / KEPT_PARTS) for part in range(KEPT_PARTS + 1)} if sizes.quantized else {0}
+    )
+    for size, keep, kept_layers in product(_row_counts(rows, least_rows), Keep, kept_counts):
+        if keep is Keep.inputs_on_host and not on_gpu:
             continue
         short = longest(lengths, size, GRAPH_MULTIPLE) <= LAUNCH_BOUND
         graphs = on_gpu and short and keep is not Keep.inputs_on_host
         multiple = GRAPH_MULTIPLE if graphs else MULTIPLE
         tokens = longest(lengths, size, multiple)
         count = rows // size
-        reads = 0 if keep_weights or not sizes.quantized else READS * count
+        reads = READS * count * (1 - kept_layers / sizes.layers) if sizes.quantized else 0
         cost = ARITHMETIC[keep] * mean * rows + DEQUANTIZING * reads + count  # the last decides between equals
-        lasting = lasting_bytes(sizes, keep_weights, state_bytes)
+        lasting = lasting_bytes(sizes, kept_layers, state_bytes)
         peak = lasting + activation_bytes(sizes, keep, tokens)
-        ranked.append((cost, Plan(keep, keep_weights, size, count, tokens, multiple, graphs, peak, lasting)))
+        ranked.append(
+            (cost, Plan(keep, kept_layers, sizes.layers, size, count, tokens, multiple, graphs, peak, lasting))
+        )
     return [plan for _, plan in sorted(ranked, key=lambda entry: entry[0])]
 
 

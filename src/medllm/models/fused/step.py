@@ -32,7 +32,7 @@ class FusedStep:
     Args:
         model: peft's, of a kind that `obstacle` does not refuse.
         keep: What stays between forward and backward.
-        keep_weights: Hold 4-bit weights dequantized too; otherwise they are dequantized when they are used.
+        kept_layers: Layers whose 4-bit weights are held dequantized too; others are dequantized when they are used.
         max_tokens: No micro-batch is longer.
         max_length: No conversation is longer.
 
@@ -41,18 +41,18 @@ class FusedStep:
         adapters: What is trained, and its gradients.
     """
 
-    def __init__(self, model: Any, *, keep: Keep, keep_weights: bool, max_tokens: int, max_length: int):
+    def __init__(self, model: Any, *, keep: Keep, kept_layers: int, max_tokens: int, max_length: int):
         base = model.get_base_model()
         self.keep, self.max_length = keep, max_length
         self.embedding, self.norm, self.head = base.model.embed_tokens, base.model.norm, base_of(base.lm_head)
         layers = [Layer.of(block, index) for index, block in enumerate(base.model.layers)]
         weight = self.norm.weight
         self.work = Workspace(
-            [projection for layer in layers for projection in layer.projections],
+            [layer.projections for layer in layers],
             weight.dtype,
             weight.device,
             max_tokens=max_tokens,
-            keep_weights=keep_weights,
+            kept_layers=kept_layers,
         )
         self.adapters = self.work.adapters
         self._part = min(MLP_TOKENS, max_tokens) if keep.recomputes_layers else max_tokens

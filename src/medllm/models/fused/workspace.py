@@ -18,11 +18,11 @@ class Workspace:
     """Memory and operations of one model's step.
 
     Args:
-        projections: All of the model's.
+        layers: Projections of each layer.
         dtype: Of the step.
         device: Of the model.
         max_tokens: No micro-batch is longer.
-        keep_weights: Hold 4-bit weights dequantized too; otherwise they are dequantized when they are used.
+        kept_layers: So many layers' 4-bit weights are held dequantized too; others are dequantized when they are used.
 
     Attributes:
         ops: Kernels, or their reference.
@@ -32,25 +32,27 @@ class Workspace:
 
     def __init__(
         self,
-        projections: Sequence[Projection],
+        layers: Sequence[Sequence[Projection]],
         dtype: torch.dtype,
         device: torch.device,
         *,
         max_tokens: int,
-        keep_weights: bool,
+        kept_layers: int,
     ):
-        self.projections, self.dtype, self.device, self.max_tokens = projections, dtype, device, max_tokens
+        self.dtype, self.device, self.max_tokens = dtype, device, max_tokens
+        self.projections = [projection for layer in layers for projection in layer]
         self.ops = operations(device)
-        self.adapters = Adapters(projections, dtype)
+        self.adapters = Adapters(self.projections, dtype)
         self.seed = torch.zeros((), dtype=torch.int64, device=device)
         self._buffers: dict[str, Tensor] = {}
         self._scratch: dict[str, Tensor] = {}
         self._holder: dict[str, Projection] = {}
-        for projection in projections:
-            if not projection.quantized or keep_weights:
-                projection.move_in(self.zeros(*projection.shape), self.ops.dequantize)
-            elif projection.name not in self._scratch:
-                self._scratch[projection.name] = self.zeros(*projection.shape)
+        for index, layer in enumerate(layers):
+            for projection in layer:
+                if not projection.quantized or index < kept_layers:
+                    projection.move_in(self.zeros(*projection.shape), self.ops.dequantize)
+                elif projection.name not in self._scratch:
+                    self._scratch[projection.name] = self.zeros(*projection.shape)
 
     def refresh(self) -> None:
         """Takes in what the optimizer did."""
