@@ -35,7 +35,7 @@ from benchmarks.train_run import TRAIN, end_on_sigterm, rate_of, run, tail
 
 PEER_JOBS = "mkmodel,unsloth_c,unsloth_a,unsloth_b,notebook"
 # Share of --seconds that the peers may take.
-PEER_SHARE = 0.5
+PEER_SHARE = 0.55
 PAIR = (
     "data.batching=padded",
     "data.max_length=512",
