@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from medllm import ranks
 from medllm.artifact import seal, sha256, write_json
 from medllm.config.data import sources_of
 from medllm.config.lora import NoAdapterConf
@@ -69,6 +70,12 @@ def say_plan(conf: RunConf, datasets: Datasets, proof: LabelProof, trainable: in
         f"model     {base_name(conf)} on {device}, {trainable:,} of {total:,} parameters trained "
         f"({100 * trainable / total:.2f} %)"
     )
+    if ranks.world_size() > 1:
+        rows = conf.trainer.per_device_train_batch_size * conf.trainer.gradient_accumulation_steps
+        console.print(
+            f"ranks     {ranks.world_size()} processes with a device each; an optimizer step takes {rows} rows of each, "
+            f"{ranks.world_size() * rows} in all"
+        )
 
 
 def record_curves(trainer: MedTrainer, before: EvalMetrics | None, conf: RunConf, folder: Path, record: Record) -> None:
@@ -113,6 +120,7 @@ def save_artifact(
             "base": _base_description(conf),
             "data": {"fingerprint": datasets.fingerprint, **datasets.counts},
             "code": {"commit": commit},
+            "world_size": ranks.world_size(),
             "run_id": result.run_id,
             "versions": versions(),
         },

@@ -1,6 +1,5 @@
 """Rules between the groups of a configuration: all that can be said without opening a model or a data set."""
 
-import os
 from pathlib import Path
 
 from medllm.config.data import Batching, DataConf, MixDataConf, OverLength, sources_of
@@ -51,9 +50,6 @@ def cross_field_faults(conf: RunConf) -> list[Fault]:
             Fault("trainer.gradient_checkpointing", "would drop the prefix, which is a cache", "true", fix=fix)
         )
     found += data_faults(conf.data)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        fix = "start one process; several GPUs are not supported yet"
-        found.append(Fault("", "started in several processes (torchrun), each would write the same run", fix=fix))
     if conf.data.over_length is OverLength.truncate and conf.data.max_length < 64:
         fix = "data.max_length=512"
         found.append(Fault("data.max_length", "leaves no answer to train on", str(conf.data.max_length), fix=fix))

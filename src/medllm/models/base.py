@@ -1,7 +1,6 @@
 """Builds tokenizers and base models from the `model` and `quantization` groups."""
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from medllm.models.quantized import folder_identity, kept_quantized, quantized_k
 from medllm.models.random import build_random
 from medllm.models.tiny import build_tiny_tokenizer
 from medllm.models.wheel import prepare, prepared_folder
+from medllm.ranks import local_rank
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def pick_device(use_cpu: bool) -> str:
     """`cpu`, or this process's CUDA device where there is one."""
     if use_cpu or not torch.cuda.is_available():
         return "cpu"
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return f"cuda:{local_rank()}"
 
 
 def is_at_hand(conf: ModelConf) -> bool:

@@ -9,6 +9,7 @@ import torch
 
 from medllm.config.trainer import TrainerConf
 from medllm.models.fused.plan import Plan
+from medllm.ranks import world_size
 
 # `gradient_checkpointing` is applied to the model by `build_trainer`, since transformers renamed the argument in 5.x; old
 # checkpoints are removed by MedTrainer, which does so only once the newest is complete. The engine is ours.
@@ -35,6 +36,9 @@ def build_arguments(conf: TrainerConf, folder: Path, seed: int, plan: Plan | Non
     for name in ("eval_steps", "save_steps"):
         given[name] = int(given[name]) if given[name] >= 1 else given[name]
     on_gpu = torch.cuda.is_available() and not conf.use_cpu
+    given["use_cpu"] = conf.use_cpu or (
+        world_size() > 1 and not on_gpu
+    )  # accelerate connects no processes unless it is said
     arguments = TrainingArguments(
         output_dir=str(folder),
         seed=seed,
@@ -45,6 +49,8 @@ def build_arguments(conf: TrainerConf, folder: Path, seed: int, plan: Plan | Non
         logging_first_step=True,
         remove_unused_columns=False,  # rows carry what the collators need and nothing else
         label_names=["labels"],
+        ddp_find_unused_parameters=False,  # all that is trained is used at every step
+        ddp_broadcast_buffers=False,  # none of them changes
         dataloader_pin_memory=on_gpu,
         accelerator_config={"non_blocking": on_gpu},  # a copy that waits would wait for the whole step before it
         **given,

@@ -1,0 +1,57 @@
+"""Trains cases under torchrun, for `test_ranks`: `torchrun ... -m tests.training.cases_of_ranks CASES FOLDER`.
+
+CASES is JSON of {name: [overrides of a tiny run]}; what rank 0 found is left in FOLDER as `<name>.pt`.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medllm import ranks
+from medllm.training.arguments import build_arguments
+from medllm.training.callbacks import NonFiniteGuard, Recorder
+from medllm.training.engine import build_engine
+from medllm.training.trainer import MedTrainer
+from tests.training.runs import datasets_of, model_of, tiny_run, weights
+
+NAMES = ("loss", "grad_norm", "eval_loss", "eval_token_accuracy", "eval_num_tokens")
+
+
+def trained(dialogues: Path, overrides: list[str], folder: Path) -> dict[str, Any]:
+    """What a run came to: its numbers by name, held-out losses, tokens and weights."""
+    conf = tiny_run(dialogues, *overrides)
+    datasets, model = datasets_of(conf), model_of(conf)
+    engine = build_engine(conf, model, datasets, "cpu")
+    arguments = build_arguments(conf.trainer, folder, conf.seed, engine.plan if engine else None)
+    trainer = MedTrainer(conf=conf.trainer, datasets=datasets, model=model, args=arguments, engine=engine)
+    trainer.add_callback(NonFiniteGuard(trainer))
+    recorded: list[int] = []
+    trainer.add_callback(Recorder(lambda metrics, step: recorded.append(step)))
+    trainer.train(resume_from_checkpoint=conf.trainer.resume_from_checkpoint)
+    trainer.evaluate()
+    history = trainer.state.log_history
+    assert trainer.eval_losses is not None
+    return {
+        **{name: [entry[name] for entry in history if name in entry] for name in NAMES},
+        "losses": trainer.eval_losses.loss.tolist(),
+        "tokens": int(trainer.num_tokens),
+        "supervised": int(trainer.num_supervised_tokens),
+        "weights": weights(trainer.model),
+    }
+
+
+def main() -> None:
+    """All cases, one after the other."""
+    cases, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+    with ranks.connected("cpu"):
+        for name, overrides in cases.items():
+            found = ranks.gather(trained(folder / "dialogues.csv", overrides, folder / name))
+            if ranks.is_main():
+                torch.save(found, folder / f"{name}.pt")
+
+
+if __name__ == "__main__":
+    main()
