@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from medllm import ranks
 from medllm.artifact import seal, sha256, write_json
@@ -16,7 +15,6 @@ from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets
 from medllm.data_view import data_view, write_data_report
 from medllm.inference.generate import build_generation_config
-from medllm.models.adapter import save_model
 from medllm.models.base import Tokenizer
 from medllm.plots import plot_loss
 from medllm.result import Result, result_metrics
@@ -92,17 +90,14 @@ def record_curves(trainer: MedTrainer, before: EvalMetrics | None, conf: RunConf
 
 def save_artifact(
     result: Result,
-    model: Any,
-    initial: Path | None,
     conf: RunConf,
     tokenizer: Tokenizer,
     renderer: Renderer,
     datasets: Datasets,
     commit: str,
 ) -> None:
-    """Writes and seals the artifact."""
+    """Writes what belongs to the weights in the artifact's folder, and seals it."""
     folder = result.artifact
-    save_model(model, folder, initial)
     tokenizer.tokenizer.save_pretrained(folder)
     build_generation_config(conf.generation, renderer).save_pretrained(folder)
     (folder / "label_proof.json").write_bytes((result.folder / "label_proof.json").read_bytes())

@@ -26,7 +26,7 @@ from medllm.deposit import base_name, record_curves, record_data, record_proof, 
 from medllm.errors import ConfigError, DeviceMemoryError, Fault, PointPrunedError
 from medllm.foundation import Measured, foundation
 from medllm.inference.samples import Samples
-from medllm.models.adapter import attach_adapter, changes_base, count_parameters, save_initial
+from medllm.models.adapter import attach_adapter, changes_base, count_parameters, save_initial, save_model
 from medllm.models.base import build_base_model, build_tokenizer, is_at_hand, pick_device
 from medllm.models.fused.engine import FusedEngine
 from medllm.models.preflight import preflight_faults
@@ -228,8 +228,10 @@ def _run(
         trainable=trainable,
         total=total,
     )
+    whole = trainer.gather_weights(getattr(torch, conf.model.dtype.value))
     if ranks.is_main():
-        save_artifact(result, model, initial, conf, tokenizer, renderer, datasets, commit)
+        save_model(model, result.artifact, initial, whole)
+        save_artifact(result, conf, tokenizer, renderer, datasets, commit)
     foundation.take_back(model, conf.lora)
     return result
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from medllm import ranks
+from medllm.config.lora import NoAdapterConf
+from medllm.models.adapter import save_model
 from medllm.training.arguments import build_arguments
 from medllm.training.callbacks import NonFiniteGuard, Recorder
 from medllm.training.engine import build_engine
@@ -22,7 +24,10 @@ NAMES = ("loss", "grad_norm", "eval_loss", "eval_token_accuracy", "eval_num_toke
 
 def trained(dialogues: Path, overrides: list[str], folder: Path) -> dict[str, Any]:
     """What a run came to: its numbers by name, held-out losses, tokens and weights."""
-    conf = tiny_run(dialogues, *overrides)
+    full = "trainer.fsdp=true" in overrides or "lora=none" in overrides
+    conf = tiny_run(dialogues, *(override for override in overrides if override != "lora=none"))
+    if full:
+        conf.lora = NoAdapterConf()
     datasets, model = datasets_of(conf), model_of(conf)
     engine = build_engine(conf, model, datasets, "cpu")
     arguments = build_arguments(conf.trainer, folder, conf.seed, engine.plan if engine else None)
@@ -32,6 +37,9 @@ def trained(dialogues: Path, overrides: list[str], folder: Path) -> dict[str, An
     trainer.add_callback(Recorder(lambda metrics, step: recorded.append(step)))
     trainer.train(resume_from_checkpoint=conf.trainer.resume_from_checkpoint)
     trainer.evaluate()
+    whole = trainer.gather_weights(torch.float32)
+    if whole:
+        save_model(trainer.model, folder / "artifact", state_dict=whole)
     history = trainer.state.log_history
     assert trainer.eval_losses is not None
     return {
@@ -39,7 +47,8 @@ def trained(dialogues: Path, overrides: list[str], folder: Path) -> dict[str, An
         "losses": trainer.eval_losses.loss.tolist(),
         "tokens": int(trainer.num_tokens),
         "supervised": int(trainer.num_supervised_tokens),
-        "weights": weights(trainer.model),
+        "weights": weights(trainer.model) if not conf.trainer.fsdp else [],
+        "whole": whole,
     }
 
 

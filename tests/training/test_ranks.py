@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from medllm import ranks
 from medllm.data.shares import Share
@@ -36,6 +37,7 @@ CASES = {
     for engine, batching in (("plain", "packed"), ("plain", "length_grouped"), ("fused", "packed"), ("fused", "padded"))
 }
 SAVED = ("trainer.save_strategy=steps", "trainer.save_steps=2", "trainer.save_total_limit=null")
+SHARDED = (*COMMON, *SAVED, "lora=none", "trainer.gradient_checkpointing=true")
 DROPPING = (
     *COMMON,
     *SAVED,
@@ -63,6 +65,9 @@ def found(dialogues: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         cases[f"{engine}-whole"] = whole
         checkpoint = folder / f"{engine}-whole" / "checkpoint-2"
         cases[f"{engine}-resumed"] = [*whole, f"trainer.resume_from_checkpoint={checkpoint}"]
+    cases["sharded"] = [*SHARDED, "trainer.fsdp=true", "trainer.gradient_accumulation_steps=2"]
+    checkpoint = folder / "sharded" / "checkpoint-2"
+    cases["sharded-resumed"] = [*cases["sharded"], f"trainer.resume_from_checkpoint={checkpoint}"]
     done = torchrun("-m", "tests.training.cases_of_ranks", json.dumps(cases), str(folder))
     assert done.returncode == 0, done.stderr[-3000:]
     return {"folder": folder, **{name: torch.load(folder / f"{name}.pt") for name in cases}}
@@ -93,6 +98,22 @@ def test_a_resumed_run_is_an_uninterrupted_one(found: Any, engine: str) -> None:
         assert resumed["losses"] == whole["losses"]
         assert all(torch.equal(a, b) for a, b in zip(resumed["weights"], whole["weights"], strict=True))
         assert (resumed["tokens"], resumed["supervised"]) == (whole["tokens"], whole["supervised"])
+
+
+def test_sharded_weights_take_the_steps_of_whole_ones(found: Any, dialogues: Path, tmp_path: Path) -> None:
+    """Full fine-tuning whose weights no rank holds alone: as one process, resumable, and saved whole by rank 0."""
+    first, second = found["sharded"]
+    alone = trained(dialogues, [*SHARDED, "trainer.gradient_accumulation_steps=4"], tmp_path)
+    for name in ("loss", "grad_norm", "eval_loss", "losses"):
+        assert first[name] == pytest.approx(alone[name], rel=2e-5), name
+    assert (first["loss"], first["losses"]) == (second["loss"], second["losses"])
+    assert found["sharded-resumed"][0]["loss"] == first["loss"]
+    assert found["sharded-resumed"][0]["losses"] == first["losses"]
+    model = AutoModelForCausalLM.from_pretrained(found["folder"] / "sharded" / "artifact")
+    assert type(model).__name__ == "LlamaForCausalLM"
+    for got, wanted in zip(model.parameters(), alone["weights"], strict=True):
+        assert torch.allclose(got, wanted, atol=1e-6)
+    assert not second["whole"]
 
 
 def only_run(folder: Path) -> Any:

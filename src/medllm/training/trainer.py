@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate.data_loader import SeedableRandomSampler
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, TrainerState
@@ -210,10 +211,17 @@ class MedTrainer(Trainer):
         return getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
 
     def gradients(self) -> list[torch.Tensor]:
-        """Of everything that is trained."""
+        """Of everything that is trained, or of this rank's part of it."""
         if self.engine is not None:
             return [self.engine.grad]
-        return [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        found = (parameter.grad for parameter in self.model.parameters() if parameter.grad is not None)
+        return [grad.to_local() if isinstance(grad, DTensor) else grad for grad in found]
+
+    def gather_weights(self, dtype: torch.dtype) -> dict[str, torch.Tensor] | None:
+        """The whole model in this precision on the CPU of rank 0; None where every rank holds it anyway."""
+        if not self.conf.fsdp:
+            return None
+        return {name: weight.to(dtype) for name, weight in self.accelerator.get_state_dict(self.model).items()}
 
     def _clip_grad_norm(self, model: Any) -> Any:
         if self.engine is None:
