@@ -87,3 +87,15 @@ def of_main(thing: Thing) -> Thing:
 def wait() -> None:
     """Until all ranks are here."""
     gather(None)
+
+
+@contextlib.contextmanager
+def main_first() -> Iterator[None]:
+    """A block that rank 0 goes through before the others: what it leaves on the disk, they find."""
+    if not is_main():
+        wait()
+    try:
+        yield
+    finally:
+        if is_main():
+            wait()
