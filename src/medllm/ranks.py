@@ -68,6 +68,14 @@ def add_up(tensor: "torch.Tensor") -> "torch.Tensor":
     return tensor
 
 
+def spread(tensor: "torch.Tensor") -> None:
+    """Writes rank 0's tensor into that of all others."""
+    if world_size() > 1:
+        from torch import distributed
+
+        distributed.broadcast(tensor, src=0)
+
+
 def gather(thing: Thing) -> list[Thing]:
     """The thing of each rank, in their order; a rank gets here when all have."""
     if world_size() == 1:

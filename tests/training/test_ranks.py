@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from transformers import AutoModelForCausalLM
 
 from medllm import ranks
@@ -55,9 +56,18 @@ def torchrun(*arguments: str, timeout: float = 240) -> subprocess.CompletedProce
 
 
 @pytest.fixture(scope="module")
-def found(dialogues: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """By case, what each of two ranks came to; and the folder of it all."""
-    folder = tmp_path_factory.mktemp("ranks")
+def found(dialogues: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[str, Any]:
+    """By case, what each of two ranks came to; and the folder of it all. Made once, by whichever of pytest's workers is first."""
+    if worker_id == "master":
+        return made(dialogues, tmp_path_factory.mktemp("ranks"))
+    folder = tmp_path_factory.getbasetemp().parent / "ranks"
+    with FileLock(f"{folder}.lock"):
+        folder.mkdir(exist_ok=True)
+        return made(dialogues, folder)
+
+
+def made(dialogues: Path, folder: Path) -> dict[str, Any]:
+    """All cases, trained by two ranks if they have not been yet."""
     (folder / "dialogues.csv").write_bytes(dialogues.read_bytes())
     cases = {name: [*overrides, "trainer.gradient_accumulation_steps=2"] for name, overrides in CASES.items()}
     for engine in ("plain", "fused"):
@@ -68,8 +78,9 @@ def found(dialogues: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     cases["sharded"] = [*SHARDED, "trainer.fsdp=true", "trainer.gradient_accumulation_steps=2"]
     checkpoint = folder / "sharded" / "checkpoint-2"
     cases["sharded-resumed"] = [*cases["sharded"], f"trainer.resume_from_checkpoint={checkpoint}"]
-    done = torchrun("-m", "tests.training.cases_of_ranks", json.dumps(cases), str(folder))
-    assert done.returncode == 0, done.stderr[-3000:]
+    if not all((folder / f"{name}.pt").is_file() for name in cases):
+        done = torchrun("-m", "tests.training.cases_of_ranks", json.dumps(cases), str(folder))
+        assert done.returncode == 0, done.stderr[-3000:]
     return {"folder": folder, **{name: torch.load(folder / f"{name}.pt") for name in cases}}
 
 

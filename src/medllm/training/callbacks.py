@@ -119,7 +119,7 @@ class StopOnRequest(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After the last step there is nothing to stop."""
-        if state.global_step < state.max_steps and any(ranks.gather(self.requested())):
+        if state.global_step < state.max_steps and ranks.add_up(torch.tensor(int(self.requested()))):
             self.stopped = control.should_save = control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -119,7 +119,8 @@ def token_losses(model: Any, batch: dict[str, torch.Tensor], positions: torch.Te
 def _logits_in_parts(model: Any, batch: dict[str, torch.Tensor], positions: torch.Tensor) -> Iterator[torch.Tensor]:
     """Logits (B, k, V) in float32 of consecutive positions; all K at once of models whose output layer is not all there is."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    # peft puts a prefix in front of the whole model, and every other adapter inside it.
+    # peft puts a prefix in front of the whole model, and every other adapter inside it. A sharded model, which is of a class
+    # of torch's making, gathers its weights around the whole forward pass.
     has_prefix = base is not model and model.active_peft_config.is_prompt_learning
     if has_prefix or type(base).__name__ not in FAMILIES:
         logits, _, _ = predictions(model, batch, positions)

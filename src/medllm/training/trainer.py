@@ -109,6 +109,7 @@ class MedTrainer(Trainer):
         if several:
             torch.manual_seed(self.args.seed + ranks.rank())  # or all ranks would drop out the same
         if engine is not None:  # torch's wrapper would wait for gradients of the model's own parameters
+            ranks.spread(engine.parameter.data)  # as that wrapper does
             self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.num_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
         self.num_supervised_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
