@@ -34,7 +34,7 @@ from benchmarks.cut_dialogues import read_lengths, write_dialogues
 from benchmarks.gpu_train import FUSED, LOW, Row, arguments, at_most, packed
 from benchmarks.train_run import TRAIN, end_on_sigterm, rate_of, run, tail
 
-STEPS = {"warm": 5, "steps": 15}
+STEPS = {"warm": 5, "steps": 10}
 EACH = "trainer.logging_steps=1"
 FULL = ("lora=none", "quantization=none", "trainer.fsdp=true", "trainer.learning_rate=2e-5")
 ROWS = (
@@ -44,8 +44,8 @@ ROWS = (
     Row("sharded", packed(8192, LOW, EACH, *FULL), 2, 4, limit=200),
 )
 PROCESSES = {"two": 2, "one": 1, "one_twice": 1, "sharded": 2}
-# Dialogues enough for two rows in each of the steps: no epoch ends in between.
-DIALOGUES = 1500
+# Enough for two rows in each of the steps: no epoch ends in between.
+TOKENS = 34 * 8192
 RATIO, SAME_LOSS = 1.9, 1e-3
 COLUMNS = (("processes", 10, 0), ("tok_s", 9, 0), ("ms_step", 9, 1), ("tok_step", 9, 0), ("peak_gib", 9, 2))
 COLUMNS += (("start_s", 8, 1), ("loss", 9, 4))
@@ -57,7 +57,8 @@ def command(row: Row, data: Path, folder: Path, tiny: bool) -> list[str]:
     if given.get("lora") == "none":
         del given["lora.lora_dropout"]
     count = PROCESSES[row.name]
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"] if count > 1 else []
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc_per_node={count}"]
+    launcher = torchrun if count > 1 else []
     return [sys.executable, *launcher, str(TRAIN), *(f"{key}={value}" for key, value in given.items())]
 
 
@@ -131,18 +132,20 @@ def main(given: Sequence[str] | None = None) -> None:
     out = (options.out or Path(tempfile.mkdtemp(prefix="data_parallel."))).resolve()
     out.mkdir(parents=True, exist_ok=True)
     pairs = read_lengths(options.lengths, options.tiny)
-    pairs = [pairs[i % len(pairs)] for i in range(len(pairs) if options.tiny else DIALOGUES)]
+    if not options.tiny:
+        mean = sum(total for _, total in pairs) / len(pairs)
+        pairs = [pairs[i % len(pairs)] for i in range(round(TOKENS / mean))]
     lengths = write_dialogues(pairs, out / "dialogues.jsonl")
     print(f"{len(lengths)} dialogues, {sum(lengths) / len(lengths):.0f} tokens in the mean", flush=True)
 
     rows: dict[str, dict[str, Any]] = {}
-    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1" if options.tiny else "8")}
+    given_to_rows = {"OMP_NUM_THREADS": "1" if options.tiny else "8", "GLOO_SOCKET_IFNAME": "lo", **os.environ}
     for row in chosen:
         left, folder, log = deadline - time.time(), out / row.name, out / f"{row.name}.log"
         why = f"left out: {left:.0f} s left"
         if left > 15:
             line = command(row, out / "dialogues.jsonl", folder, options.tiny)
-            why, started = run(line, log, min(row.limit, left - 3), **threads)
+            why, started = run(line, log, min(row.limit, left - 3), **given_to_rows)
             if why:
                 print(f"{row.name}: {why}\n{tail(log)}", flush=True)
             shutil.rmtree(folder / "artifact", ignore_errors=True)  # a full model is 16 GB

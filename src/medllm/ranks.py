@@ -56,6 +56,7 @@ def connected(device: str) -> Iterator[None]:
         torch.cuda.set_device(device)
     distributed.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
     yield
+    wait()
     distributed.destroy_process_group()
 
 
