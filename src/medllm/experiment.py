@@ -22,6 +22,7 @@ from medllm.console import console
 from medllm.config.tracking import NoTrackingConf
 from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets, build_datasets
+from medllm.data.shares import held_out_batches
 from medllm.deposit import base_name, record_curves, record_data, record_proof, save_artifact, say_plan
 from medllm.errors import ConfigError, DeviceMemoryError, Fault, PointPrunedError
 from medllm.foundation import Measured, foundation
@@ -52,7 +53,7 @@ from medllm.training.engine import build_engine, engine_faults
 from medllm.training.fitting import fitted, limit_name, memory_fault
 from medllm.training.label_proof import prove_labels
 from medllm.training.metrics import EvalMetrics, evaluate, precision
-from medllm.training.trainer import MedTrainer, held_out_batches
+from medllm.training.trainer import MedTrainer
 
 
 def check(points: Sequence[Point]) -> None:

@@ -12,9 +12,10 @@ import torch
 
 from medllm import ranks
 from medllm.config.lora import NoAdapterConf
+from medllm.errors import NonFiniteError
 from medllm.models.adapter import save_model
 from medllm.training.arguments import build_arguments
-from medllm.training.callbacks import NonFiniteGuard, Recorder
+from medllm.training.callbacks import NonFiniteGuard
 from medllm.training.engine import build_engine
 from medllm.training.trainer import MedTrainer
 from tests.training.runs import datasets_of, model_of, tiny_run, weights
@@ -33,8 +34,8 @@ def trained(dialogues: Path, overrides: list[str], folder: Path) -> dict[str, An
     arguments = build_arguments(conf.trainer, folder, conf.seed, engine.plan if engine else None)
     trainer = MedTrainer(conf=conf.trainer, datasets=datasets, model=model, args=arguments, engine=engine)
     trainer.add_callback(NonFiniteGuard(trainer))
-    recorded: list[int] = []
-    trainer.add_callback(Recorder(lambda metrics, step: recorded.append(step)))
+    if folder.name.startswith("poisoned"):
+        return poisoned(trainer)
     trainer.train(resume_from_checkpoint=conf.trainer.resume_from_checkpoint)
     trainer.evaluate()
     whole = trainer.gather_weights(torch.float32)
@@ -50,6 +51,23 @@ def trained(dialogues: Path, overrides: list[str], folder: Path) -> dict[str, An
         "weights": weights(trainer.model) if not conf.trainer.fsdp else [],
         "whole": whole,
     }
+
+
+def poisoned(trainer: MedTrainer) -> dict[str, Any]:
+    """What is raised, and which weights are left, if rank 1 computes a NaN in its third micro-batch."""
+    owner, name = (trainer, "compute_loss") if trainer.engine is None else (trainer.engine, "backward")
+    compute, calls = getattr(owner, name), iter(range(1, 100))
+
+    def faulty(*arguments: Any, **more: Any) -> torch.Tensor:
+        loss: torch.Tensor = compute(*arguments, **more)
+        return loss * float("nan") if next(calls) == 3 and ranks.rank() == 1 else loss
+
+    setattr(owner, name, faulty)
+    try:
+        trainer.train()
+    except NonFiniteError as error:
+        return {"error": str(error), "step": trainer.state.global_step, "weights": weights(trainer.model)}
+    raise AssertionError("nothing was raised")
 
 
 def main() -> None:

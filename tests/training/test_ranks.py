@@ -78,6 +78,8 @@ def made(dialogues: Path, folder: Path) -> dict[str, Any]:
     cases["sharded"] = [*SHARDED, "trainer.fsdp=true", "trainer.gradient_accumulation_steps=2"]
     checkpoint = folder / "sharded" / "checkpoint-2"
     cases["sharded-resumed"] = [*cases["sharded"], f"trainer.resume_from_checkpoint={checkpoint}"]
+    for engine in ("plain", "fused"):
+        cases[f"poisoned-{engine}"] = [*COMMON, f"trainer.engine={engine}"]
     if not all((folder / f"{name}.pt").is_file() for name in cases):
         done = torchrun("-m", "tests.training.cases_of_ranks", json.dumps(cases), str(folder))
         assert done.returncode == 0, done.stderr[-3000:]
@@ -109,6 +111,18 @@ def test_a_resumed_run_is_an_uninterrupted_one(found: Any, engine: str) -> None:
         assert resumed["losses"] == whole["losses"]
         assert all(torch.equal(a, b) for a, b in zip(resumed["weights"], whole["weights"], strict=True))
         assert (resumed["tokens"], resumed["supervised"]) == (whole["tokens"], whole["supervised"])
+
+
+@pytest.mark.parametrize("engine", ["plain", "fused"])
+def test_one_rank_that_diverges_stops_all_before_the_step(found: Any, engine: str) -> None:
+    """They name the same step, and hold the same finite weights."""
+    first, second = found[f"poisoned-{engine}"]
+    assert first["error"] == second["error"]
+    assert "step 3: the loss is nan" in first["error"]
+    assert first["step"] == second["step"] == 2
+    assert all(
+        torch.equal(a, b) and a.isfinite().all() for a, b in zip(first["weights"], second["weights"], strict=True)
+    )
 
 
 def test_sharded_weights_take_the_steps_of_whole_ones(found: Any, dialogues: Path, tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from medllm import ranks
+from medllm.data.pipeline import Datasets
 
 Sums = TypeVar("Sums")
 
@@ -83,3 +84,15 @@ class Share:
         """What all ranks made of their batches, one thing a batch, in the order of the data set."""
         turns = zip(*ranks.gather(list(own)), strict=True)
         return [thing for turn in turns for thing in turn][: len(self.batches)]
+
+
+def held_out_batches(datasets: Datasets, size: int) -> Any:
+    """A data loader of this rank's share of the held-out rows; the `gather` of its batch sampler puts shares together.
+
+    Args:
+        datasets: With a held-out side.
+        size: Rows of a batch.
+    """
+    assert datasets.eval is not None
+    rows = datasets.eval.dataset
+    return DataLoader(rows, batch_sampler=Share(len(rows), size), collate_fn=datasets.collate)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from accelerate.data_loader import SeedableRandomSampler
 from torch.distributed.tensor import DTensor
-from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -20,7 +19,7 @@ from medllm import ranks
 from medllm.config.data import Batching
 from medllm.config.trainer import Optimizer, TrainerConf
 from medllm.data.pipeline import Datasets
-from medllm.data.shares import EvenOrder, Share, WithBlank
+from medllm.data.shares import EvenOrder, WithBlank, held_out_batches
 from medllm.errors import ConfigError, Fault
 from medllm.models.fused.engine import FusedEngine
 from medllm.run_folder import ConversationLosses
@@ -368,15 +367,3 @@ class MedTrainer(Trainer):
         else:
             order = super()._get_train_sampler(train_dataset)
         return EvenOrder(order, size) if several else order
-
-
-def held_out_batches(datasets: Datasets, size: int) -> Any:
-    """A data loader of this rank's share of the held-out rows; the `gather` of its batch sampler puts shares together.
-
-    Args:
-        datasets: With a held-out side.
-        size: Rows of a batch.
-    """
-    assert datasets.eval is not None
-    rows = datasets.eval.dataset
-    return DataLoader(rows, batch_sampler=Share(len(rows), size), collate_fn=datasets.collate)
