@@ -16,6 +16,7 @@ from filelock import FileLock
 from transformers import AutoModelForCausalLM
 
 from medllm import ranks
+from medllm.artifact import load_artifact
 from medllm.data.shares import Share
 from medllm.errors import ConfigError
 from medllm.training.checkpoint import fault
@@ -150,16 +151,24 @@ def only_run(folder: Path) -> Any:
     return run
 
 
-def test_rank_0_alone_leaves_traces(tiny_overrides: list[str], tmp_path: Path) -> None:
-    """One record, one folder, one artifact, each line once; they say how many processes there were."""
-    done = torchrun("train.py", *tiny_overrides, "trainer.max_steps=2")
+@pytest.mark.parametrize(
+    ("overrides", "kind"),
+    [
+        ([], "adapter"),
+        pytest.param(["lora=none", "trainer.fsdp=true", "trainer.bf16=true"], "full", marks=pytest.mark.slow),
+    ],
+    ids=["adapter", "sharded"],
+)
+def test_rank_0_alone_leaves_traces(tiny_overrides: list[str], tmp_path: Path, overrides: list[str], kind: str) -> None:
+    """One record, one folder, one whole artifact, each line once; they say how many processes there were."""
+    done = torchrun("train.py", *tiny_overrides, "trainer.max_steps=2", *overrides)
     assert done.returncode == 0, done.stderr[-3000:]
-    for line in ("ranks     2 processes", "labels    proven", "engine    fused", "throughput", "artifact  "):
+    for line in ("ranks     2 processes", "labels    proven", "engine    ", "throughput", "artifact  "):
         assert done.stderr.count(line) == 1, line
     run = only_run(tmp_path)
     assert (run.info.status, run.data.tags["world_size"]) == ("FINISHED", "2")
-    manifest = json.loads((tmp_path / "run" / "artifact" / "manifest.json").read_text())
-    assert (manifest["world_size"], manifest["run_id"]) == (2, run.info.run_id)
+    manifest = load_artifact(tmp_path / "run").manifest
+    assert (manifest["kind"], manifest["world_size"], manifest["run_id"]) == (kind, 2, run.info.run_id)
     assert {path.name for path in tmp_path.iterdir()} <= {"run", "mlruns", "mlflow.db", "mlflow.db.lock"}
 
 
