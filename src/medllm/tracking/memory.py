@@ -16,7 +16,7 @@ LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.
 def reset_peak_memory(device: str) -> None:
     """Starts a new measurement, so that one point of a sweep is not charged with another's peak."""
     if device != "cpu":
-        torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.reset_peak_memory_stats()
         return
     with contextlib.suppress(OSError):
         CLEAR.write_text("5")  # resets the high-water mark of resident memory, see proc(5)
@@ -25,7 +25,7 @@ def reset_peak_memory(device: str) -> None:
 def peak_memory_gib(device: str) -> float:
     """Peak memory in GiB: allocated on the GPU, or resident in the process."""
     if device != "cpu":
-        return float(torch.cuda.max_memory_allocated(device) / 2**30)
+        return float(torch.cuda.max_memory_allocated() / 2**30)
     if STATUS.is_file():
         for line in STATUS.read_text().splitlines():
             if line.startswith("VmHWM"):
