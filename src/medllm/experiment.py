@@ -18,8 +18,8 @@ from medllm.config.plan import Point
 from medllm.config.rules import cross_field_faults, effective_batching
 from medllm.config.run import RunConf
 from medllm.config.store import project_root, schema_names
-from medllm.console import console
 from medllm.config.tracking import NoTrackingConf
+from medllm.console import console
 from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets, build_datasets
 from medllm.data.shares import held_out_batches
@@ -238,12 +238,14 @@ def _run(
 
 
 def _fitted(conf: RunConf, datasets: Datasets, is_point: bool) -> RunConf:
-    """The run as memory lets it be.
+    """The run as memory lets it be, that of the rank that has least.
 
     Raises:
         ConfigError: if it cannot fit, while that costs nothing yet. A sweep has looked at all of its points.
     """
-    decided, peak_gib = fitted(conf, datasets)
+    decided, peak_gib = min(
+        ranks.gather(fitted(conf, datasets)), key=lambda found: not found[0].trainer.gradient_checkpointing
+    )
     faults = memory_fault(decided, peak_gib, "trainer")
     if faults and not is_point:
         raise ConfigError(faults)
