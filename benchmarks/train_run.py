@@ -1,5 +1,6 @@
 """`python train.py` in a process of its own, bounded, and the rate that its folder tells: for benchmarks."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,6 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import psutil
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 
@@ -42,13 +45,22 @@ def run(command: Sequence[str], log: Path, limit: float, **environment: str) -> 
         try:
             code = process.wait(max(limit, 1))
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _kill(process)
             return f"longer than {limit:.0f} s", started
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            _kill(process)
             raise
     return (f"exit status {code}" if code else ""), started
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """Ends a process group, and what left it: torchrun gives each of its processes a group of its own."""
+    descendants = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGKILL)
+    for descendant in descendants:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            descendant.kill()
+    process.wait()
 
 
 def tail(path: Path, lines: int = 15) -> str:

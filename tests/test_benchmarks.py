@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cpu_train
+from benchmarks import cpu_train, data_parallel
 from benchmarks.cut_dialogues import DIALOGUES, as_they_are, bundled_lengths, read_lengths, write_dialogues
 from benchmarks.gpu_train import ROWS, TARGETS, Row, arguments, flops, missing_keys, peer_rows, table
 from benchmarks.train_run import Rate, rate_of, run
 from medllm.artifact import resolved_yaml
 from medllm.config.compose import load_run_conf
-from medllm.config.rules import effective_batching
+from medllm.config.lora import NoAdapterConf
+from medllm.config.rules import cross_field_faults, effective_batching
 from medllm.conversation import Renderer
 from medllm.data.pipeline import build_datasets
 from medllm.models.base import build_tokenizer
@@ -128,3 +129,40 @@ def test_the_lowest_round_decides_and_an_uneven_machine_is_said() -> None:
     assert "NOT A MEASUREMENT of a quiet machine: rates of guide, fused differ between rounds" in uneven
     once = cpu_train.table({"guide": [30.0], "fused": [90.0]}, {"guide": [0.1], "fused": [0.1]}, peaks, 2.5)
     assert "one round cannot show it" in once
+
+
+@pytest.mark.parametrize("tiny", [False, True])
+@pytest.mark.parametrize("row", data_parallel.ROWS, ids=lambda row: row.name)
+def test_every_row_of_two_gpus_is_a_valid_command(
+    row: Row, tiny: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`two` and `one_twice` have the same optimizer batches; only what is sharded trains in full."""
+    monkeypatch.setenv("WORLD_SIZE", str(data_parallel.PROCESSES[row.name]))
+    line = data_parallel.command(row, tmp_path, tmp_path / "run", tiny)
+    conf = load_run_conf([item for item in line if "=" in item and not item.startswith(("-", "hydra."))])
+    assert not [fault for fault in cross_field_faults(conf) if fault.key != "data.path"]
+    rows = conf.trainer.per_device_train_batch_size * conf.trainer.gradient_accumulation_steps
+    assert rows * data_parallel.PROCESSES[row.name] == (1 if row.name == "one" else 2)
+    assert conf.trainer.fsdp == isinstance(conf.lora, NoAdapterConf) == (row.name == "sharded")
+
+
+def test_the_table_of_two_gpus_says_what_was_reached() -> None:
+    """Losses step by step, the ratio, and why a row failed."""
+    row = {
+        "processes": 1,
+        "tok_s": 100.0,
+        "ms_step": 1.0,
+        "tok_step": 9.0,
+        "peak_gib": 1.0,
+        "start_s": 1.0,
+        "loss": 1.0,
+    }
+    rows = {
+        "two": {**row, "tok_s": 195.0, "losses": [2.0, 1.0]},
+        "one": row,
+        "one_twice": {**row, "losses": [2.0, 1.1]},
+    }
+    text = data_parallel.table({**rows, "sharded": {"failed": "exit status 1"}})
+    assert "two to one, tok_s: 1.95 x, target 1.9 x: reached" in text
+    assert "9.1e-02 apart at most, bound 0.001: NOT THE SAME" in text
+    assert "sharded       exit status 1" in text

@@ -28,7 +28,7 @@ def commands() -> list[str]:
 
     found = []
     for text in [page.read_text(encoding="utf-8") for page in PAGES] + [TEXT]:
-        for match in re.finditer(r"python train\.py([^\n`]*)", text):
+        for match in re.finditer(r"(?:python|torchrun \S+|accelerate launch \S+ \S+) train\.py([^\n`]*)", text):
             command = re.split(r"\s{3,}|\s#|[;)]\s|\)$| below", match[1])[0].strip().rstrip(".,;)")
             if "[" not in command and "..." not in command:
                 found.append(command)
@@ -36,8 +36,9 @@ def commands() -> list[str]:
 
 
 @pytest.mark.parametrize("command", commands())
-def test_every_documented_command_composes(command: str) -> None:
+def test_every_documented_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It expands and passes every gate that needs no model; errors shown on purpose are tested below."""
+    monkeypatch.setenv("WORLD_SIZE", "2" if "trainer.fsdp=true" in command else "1")
     arguments = overrides_first(shlex.split(command))
     if {"--help", "lora.rank=8", "model=qwen3_0_6b", "experiment=my_run"} & set(arguments):
         return

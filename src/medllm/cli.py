@@ -7,6 +7,7 @@ interrupted.
 
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -19,13 +20,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from medllm import ranks
 from medllm.config.plan import Plan, Point, make_plan
 from medllm.config.run import RunConf
 from medllm.config.store import SCHEMAS
 from medllm.config.tracking import MlflowConf
 from medllm.config.validate import explain, to_run_conf
 from medllm.console import console
-from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError, PointPrunedError
+from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError, PointPrunedError, RankError
 from medllm.gpus import claim_gpu, refuse_sharing
 from medllm.help import help_text
 from medllm.quiet import quiet_libraries
@@ -48,10 +50,14 @@ def guarded(action: Callable[[], None]) -> int:
     try:
         action()
     except MedLLMError as error:
-        print(f"medllm: {error}", file=sys.stderr)
+        if ranks.is_main():
+            print(f"medllm: {error}", file=sys.stderr)
+        elif not isinstance(error, ConfigError | RankError):  # those, rank 0 has too
+            print(f"medllm: rank {ranks.rank()}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("medllm: interrupted", file=sys.stderr)
+        if ranks.is_main():
+            print("medllm: interrupted", file=sys.stderr)
         return 130
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(bool(error.code))
@@ -87,6 +93,9 @@ def _launch(main: Callable[[], Any]) -> None:
     if passive or arguments.shell_completion or arguments.config_name or arguments.config_path:
         _explained(main, arguments.overrides)
         return
+    if arguments.multirun and ranks.world_size() > 1:
+        fix = "python train.py ... -m, with hydra/launcher=joblib for several points at once"
+        raise ConfigError(Fault("-m", f"a sweep in {ranks.world_size()} processes that train together", fix=fix))
     searchpath = [f"hydra.searchpath=[{arguments.config_dir}]"] if arguments.config_dir else []
     plan = make_plan([*searchpath, *arguments.overrides], multirun=arguments.multirun)
     quiet_libraries()
@@ -95,8 +104,13 @@ def _launch(main: Callable[[], Any]) -> None:
     check(plan.points)
     if arguments.multirun:
         _run_sweep(main, plan, arguments.overrides)
-    else:
+    elif ranks.is_main():
         _explained(main, arguments.overrides)
+    else:
+        console.quiet = True
+        with tempfile.TemporaryDirectory(prefix="medllm.") as folder:  # for what a run writes without asking its rank
+            sys.argv[1:] = overrides_first([*sys.argv[1:], f"hydra.run.dir='{folder}'"])
+            _explained(main, arguments.overrides)
 
 
 def overrides_first(arguments: list[str]) -> list[str]:
@@ -214,7 +228,7 @@ def run_point(config: DictConfig) -> float:
         free_memory()
     if reason:
         raise PointFailedError(reason)
-    if conf.hub.push_to_hub:  # last, so that a refused upload costs nothing
+    if conf.hub.push_to_hub and ranks.is_main():  # last, so that a refused upload costs nothing
         print(f"uploaded to {push(conf.hub, folder / 'artifact')}", file=sys.stderr)
     return objective
 
@@ -244,7 +258,8 @@ def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, 
         run_id=result.run_id,
         choices=options,
     )
-    write_rate(conf, rate_of(result, folder.name))
+    if ranks.world_size() == 1:  # plans are made for one process
+        write_rate(conf, rate_of(result, folder.name))
     if sweeping:
         print_point(folder.name, result)
     else:

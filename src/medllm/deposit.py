@@ -3,8 +3,8 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from medllm import ranks
 from medllm.artifact import seal, sha256, write_json
 from medllm.config.data import sources_of
 from medllm.config.lora import NoAdapterConf
@@ -15,7 +15,6 @@ from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets
 from medllm.data_view import data_view, write_data_report
 from medllm.inference.generate import build_generation_config
-from medllm.models.adapter import save_model
 from medllm.models.base import Tokenizer
 from medllm.plots import plot_loss
 from medllm.result import Result, result_metrics
@@ -69,6 +68,12 @@ def say_plan(conf: RunConf, datasets: Datasets, proof: LabelProof, trainable: in
         f"model     {base_name(conf)} on {device}, {trainable:,} of {total:,} parameters trained "
         f"({100 * trainable / total:.2f} %)"
     )
+    if ranks.world_size() > 1:
+        rows = conf.trainer.per_device_train_batch_size * conf.trainer.gradient_accumulation_steps
+        console.print(
+            f"ranks     {ranks.world_size()} processes with a device each; an optimizer step takes {rows} rows of each, "
+            f"{ranks.world_size() * rows} in all"
+        )
 
 
 def record_curves(trainer: MedTrainer, before: EvalMetrics | None, conf: RunConf, folder: Path, record: Record) -> None:
@@ -85,17 +90,14 @@ def record_curves(trainer: MedTrainer, before: EvalMetrics | None, conf: RunConf
 
 def save_artifact(
     result: Result,
-    model: Any,
-    initial: Path | None,
     conf: RunConf,
     tokenizer: Tokenizer,
     renderer: Renderer,
     datasets: Datasets,
     commit: str,
 ) -> None:
-    """Writes and seals the artifact."""
+    """Writes what belongs to the weights in the artifact's folder, and seals it."""
     folder = result.artifact
-    save_model(model, folder, initial)
     tokenizer.tokenizer.save_pretrained(folder)
     build_generation_config(conf.generation, renderer).save_pretrained(folder)
     (folder / "label_proof.json").write_bytes((result.folder / "label_proof.json").read_bytes())
@@ -113,6 +115,7 @@ def save_artifact(
             "base": _base_description(conf),
             "data": {"fingerprint": datasets.fingerprint, **datasets.counts},
             "code": {"commit": commit},
+            "world_size": ranks.world_size(),
             "run_id": result.run_id,
             "versions": versions(),
         },

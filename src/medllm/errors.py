@@ -9,6 +9,7 @@
     ├── NonFiniteError     loss or gradient is NaN or infinite; raised before the optimizer step
     ├── ArtifactError      an artifact folder is damaged or incomplete
     ├── TrackingError      the run record cannot be written
+    ├── RankError          another process of the run failed, and this one with it
     ├── HubError           an upload to the hub failed; the artifact on disk is complete
     ├── PointPrunedError   a search gave a point up; no failure, and what it came to has been recorded already
     └── PointFailedError   one point of a sweep failed; its reason has been recorded already
@@ -97,6 +98,10 @@ class ArtifactError(MedLLMError):
 
 class TrackingError(MedLLMError):
     """The run record cannot be opened or written."""
+
+
+class RankError(MedLLMError):
+    """Another process of this run failed; its reason has been told already."""
 
 
 class HubError(MedLLMError):

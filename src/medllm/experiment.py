@@ -9,31 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 from transformers import set_seed
 
+from medllm import ranks
 from medllm.artifact import resolved_yaml
 from medllm.config.compose import resolved
 from medllm.config.plan import Point
 from medllm.config.rules import cross_field_faults, effective_batching
 from medllm.config.run import RunConf
 from medllm.config.store import project_root, schema_names
+from medllm.config.tracking import NoTrackingConf
 from medllm.console import console
 from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets, build_datasets
+from medllm.data.shares import held_out_batches
 from medllm.deposit import base_name, record_curves, record_data, record_proof, save_artifact, say_plan
 from medllm.errors import ConfigError, DeviceMemoryError, Fault, PointPrunedError
 from medllm.foundation import Measured, foundation
 from medllm.inference.samples import Samples
-from medllm.models.adapter import attach_adapter, changes_base, count_parameters, save_initial
+from medllm.models.adapter import attach_adapter, changes_base, count_parameters, save_initial, save_model
 from medllm.models.base import build_base_model, build_tokenizer, is_at_hand, pick_device
 from medllm.models.fused.engine import FusedEngine
 from medllm.models.preflight import preflight_faults
 from medllm.result import Result, final_metrics
-from medllm.run_folder import read_record_id, write_record_id
+from medllm.run_folder import one_failure, read_record_id, write_record_id
 from medllm.stopping import stop
 from medllm.tracking.build import open_record
-from medllm.tracking.lineage import git_state, hardware, versions
+from medllm.tracking.lineage import GitState, git_state, hardware, versions
 from medllm.tracking.memory import peak_memory_gib, reset_peak_memory
 from medllm.tracking.record import Opening, Record, flatten
 from medllm.training.arguments import build_arguments
@@ -83,7 +85,8 @@ def run_training(
 
     Args:
         conf: Checked by `check`.
-        folder: The run's own; artifact, checkpoints, plots and result go there.
+        folder: The run's own; artifact, checkpoints, plots and result go there. Of a rank other than 0 a place for what
+            nobody reads.
         parent_id: The sweep's record, if the run is a point of one.
         choices: Option chosen of each group (`lora`: `dora`), for the run record; by default the schemas' names.
         is_point: Of a sweep: goes on from the newest complete checkpoint in its folder, in the same record, and leaves the
@@ -96,34 +99,52 @@ def run_training(
     """
     started = time.perf_counter()
     device = pick_device(conf.trainer.use_cpu)
-    reset_peak_memory(device)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(resolved_yaml(conf), encoding="utf-8")
-    code = git_state(project_root())
+    with ranks.connected(device):
+        reset_peak_memory(device)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(resolved_yaml(conf), encoding="utf-8")
+        code = git_state(project_root())
+        opening = _opening(conf, folder, code, parent_id, choices, is_point)
+        checkpoint = newest_valid(folder / "checkpoints") if is_point else conf.trainer.resume_from_checkpoint
+        tracking = conf.tracking if ranks.is_main() else NoTrackingConf()
+        shared = ranks.of_main(folder)
+        with (
+            open_record(tracking, opening) as record,
+            one_failure(shared),
+            _explained_memory(conf),
+            _kept_foundation(keep=is_point),
+        ):
+            write_record_id(folder, record.id)
+            record.log_artifact(folder / "config.yaml")
+            if code.diff:
+                (folder / "uncommitted.diff").write_text(code.diff, encoding="utf-8")
+                record.log_artifact(folder / "uncommitted.diff")
+            resume = str(checkpoint) if checkpoint else None
+            result = _run(
+                conf, folder, shared / "checkpoints", device, record, code.commit, started, resume, report, is_point
+            )
+            record.log_metrics(final_metrics(result), result.steps)
+    return result
+
+
+def _opening(
+    conf: RunConf, folder: Path, code: GitState, parent_id: str, choices: Mapping[str, str] | None, is_point: bool
+) -> Opening:
+    """What the record says of a run before it begins."""
     tags = {"mlflow.source.git.commit": code.commit, "git.dirty": str(code.dirty).lower(), "seed": str(conf.seed)}
     tags |= {f"version.{name}": text for name, text in versions().items()}
     tags |= {f"hardware.{name}": text for name, text in hardware().items()}
-    tags["folder"] = _display(folder)
+    tags |= {"folder": _display(folder), "world_size": str(ranks.world_size())}
     leaves = {**(choices or schema_names(conf)), **flatten(resolved(conf))}
     # A point's folder says what distinguishes it, and ends in its key.
     name = folder.name.rpartition("-")[0] if parent_id else conf.name
-    opening = Opening(name, leaves, tags, parent_id, read_record_id(folder) if is_point else "")
-    checkpoint = newest_valid(folder / "checkpoints") if is_point else conf.trainer.resume_from_checkpoint
-    with open_record(conf.tracking, opening) as record, _explained_memory(conf), _kept_foundation(keep=is_point):
-        write_record_id(folder, record.id)
-        record.log_artifact(folder / "config.yaml")
-        if code.diff:
-            (folder / "uncommitted.diff").write_text(code.diff, encoding="utf-8")
-            record.log_artifact(folder / "uncommitted.diff")
-        resume = str(checkpoint) if checkpoint else None
-        result = _run(conf, folder, device, record, code.commit, started, resume, report, is_point)
-        record.log_metrics(final_metrics(result), result.steps)
-    return result
+    return Opening(name, leaves, tags, parent_id, read_record_id(folder) if is_point else "")
 
 
 def _run(
     conf: RunConf,
     folder: Path,
+    checkpoints: Path,
     device: str,
     record: Record,
     commit: str,
@@ -158,7 +179,7 @@ def _run(
     say_plan(conf, datasets, proof, trainable, total, device)
 
     engine = build_engine(conf, model, datasets, device)
-    trainer = build_trainer(model, conf, datasets, folder, record, samples, engine)
+    trainer = build_trainer(model, conf, datasets, checkpoints, record, samples, engine)
     with ProgressBar() as progress, stop.deferred("stopping after this step, with a checkpoint"):
         trainer.add_callback(progress)
         stopping = StopOnRequest(stop.requested)
@@ -204,22 +225,27 @@ def _run(
         train_seconds=trainer.train_seconds,
         tokens_per_second=rate(trainer.num_tokens),
         supervised_tokens_per_second=rate(trainer.num_supervised_tokens),
-        peak_memory_gib=peak_memory_gib(device),
+        peak_memory_gib=max(ranks.gather(peak_memory_gib(device))),
         trainable=trainable,
         total=total,
     )
-    save_artifact(result, model, initial, conf, tokenizer, renderer, datasets, commit)
+    whole = trainer.gather_weights(getattr(torch, conf.model.dtype.value))
+    if ranks.is_main():
+        save_model(model, result.artifact, initial, whole)
+        save_artifact(result, conf, tokenizer, renderer, datasets, commit)
     foundation.take_back(model, conf.lora)
     return result
 
 
 def _fitted(conf: RunConf, datasets: Datasets, is_point: bool) -> RunConf:
-    """The run as memory lets it be.
+    """The run as memory lets it be, that of the rank that has least.
 
     Raises:
         ConfigError: if it cannot fit, while that costs nothing yet. A sweep has looked at all of its points.
     """
-    decided, peak_gib = fitted(conf, datasets)
+    decided, peak_gib = min(
+        ranks.gather(fitted(conf, datasets)), key=lambda found: not found[0].trainer.gradient_checkpointing
+    )
     faults = memory_fault(decided, peak_gib, "trainer")
     if faults and not is_point:
         raise ConfigError(faults)
@@ -252,7 +278,7 @@ def build_trainer(
     model: Any,
     conf: RunConf,
     datasets: Datasets,
-    folder: Path,
+    checkpoints: Path,
     record: Record,
     samples: Samples,
     engine: FusedEngine | None,
@@ -264,7 +290,7 @@ def build_trainer(
         conf=conf.trainer,
         datasets=datasets,
         model=model,
-        args=build_arguments(conf.trainer, folder / "checkpoints", conf.seed, engine.plan if engine else None),
+        args=build_arguments(conf.trainer, checkpoints, conf.seed, engine.plan if engine else None),
         engine=engine,
         processing_class=samples.renderer.tokenizer,
     )
@@ -280,11 +306,9 @@ def _evaluate_base(base: Any, datasets: Datasets, conf: RunConf, device: str) ->
     """Held-out metrics of the untouched base, on the batches that the Trainer will use."""
     if datasets.eval is None:
         return None
-    loader = DataLoader(
-        datasets.eval.dataset, batch_size=conf.trainer.per_device_eval_batch_size, collate_fn=datasets.collate
-    )
+    batches = held_out_batches(datasets, conf.trainer.per_device_eval_batch_size)
     with precision(device, bf16=conf.trainer.bf16, fp16=conf.trainer.fp16):
-        return evaluate(base, loader)
+        return evaluate(base, batches, gather=batches.batch_sampler.gather)
 
 
 def _final_evaluation(trainer: MedTrainer) -> EvalMetrics:

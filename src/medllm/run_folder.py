@@ -12,9 +12,10 @@
 Points may run in other processes or on other machines, so a sweep and its points talk to each other through these files.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
+
+from medllm import ranks
+from medllm.errors import MedLLMError, RankError
 
 RESULT, HISTORY, LOSSES = "result.json", "history.json", "eval_losses.safetensors"
 RECORD, SWEEP, STOP, STUDY = "record_id", "sweep.json", "stop", "study.db"
@@ -118,6 +122,28 @@ def write_result(folder: Path, status: str, *, objective: float | None = None, *
     """What became of a run: FINISHED, PRUNED, FAILED or KILLED, its objective, its metrics, its reason."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / RESULT, json.dumps({"status": status, "objective": objective, **rest}, indent=2))
+
+
+@contextlib.contextmanager
+def one_failure(folder: Path) -> Iterator[None]:
+    """Lets the rank that fails first say why, where the others, which then fail for want of it, find the reason.
+
+    Args:
+        folder: Of rank 0.
+
+    Raises:
+        RankError: instead of what the failure of another rank led to here.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        told = read_result(folder).get("reason", "") if ranks.world_size() > 1 else ""
+        if told:
+            raise RankError(told) from None
+        if not ranks.is_main() and isinstance(error, Exception):
+            reason = str(error) if isinstance(error, MedLLMError) else f"{type(error).__name__}: {error}"
+            write_result(folder, "FAILED", reason=f"rank {ranks.rank()}: {reason}")
+        raise
 
 
 def read_result(folder: Path) -> dict[str, Any]:

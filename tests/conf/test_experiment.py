@@ -71,6 +71,11 @@ def test_every_cross_field_fault_is_found_at_once() -> None:
         (["lora=prefix", "trainer.gradient_checkpointing=true"], "would drop the prefix"),
         (["quantization=int8", "lora=dora"], "cannot read the norms of an 8-bit base"),
         (["quantization.bnb_4bit_compute_dtype=float16", "trainer.bf16=true"], "contradicts trainer.bf16"),
+        (["quantization=none", "lora=none", "trainer.fsdp=true"], "has one process, and nothing to shard over"),
+        (["trainer.fsdp=true"], "shards what is trained in full, not an adapter and its base"),
+        (["lora=none", "trainer.fsdp=true"], "cannot shard quantized weights"),
+        (["trainer.fsdp=true", "trainer.fp16=true"], "does not scale the loss of float16"),
+        (["trainer.fsdp=true", "trainer.optim=adamw_8bit"], "does not know sharded weights"),
         (
             ["model=pretrained", "model.pretrained_model_name_or_path=a/b", "model.trust_remote_code=true"],
             "needs a pinned commit",

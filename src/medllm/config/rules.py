@@ -1,19 +1,22 @@
 """Rules between the groups of a configuration: all that can be said without opening a model or a data set."""
 
-import os
 from pathlib import Path
 
+from medllm import ranks
 from medllm.config.data import Batching, DataConf, MixDataConf, OverLength, sources_of
 from medllm.config.lora import LoraConf, NoAdapterConf, PrefixTuningConf
 from medllm.config.model import AttnImplementation, Dtype, PretrainedModelConf
 from medllm.config.quantization import FourBitConf, Int8Conf, NoQuantizationConf
 from medllm.config.run import RunConf
 from medllm.config.store import rooted
-from medllm.config.trainer import Strategy
+from medllm.config.trainer import Optimizer, Strategy
 from medllm.errors import Fault
 
 # Attention that restarts with position_ids and so keeps packed conversations apart in transformers (measured, see LOG.md).
 PACKING_ATTENTION = (AttnImplementation.sdpa, AttnImplementation.eager, AttnImplementation.flash_attention_2)
+
+# Optimizers of torch, which work on each weight's part for itself.
+SHARDED_OPTIMIZERS = (Optimizer.adamw_torch, Optimizer.adamw_torch_fused, Optimizer.sgd)
 
 
 def cross_field_faults(conf: RunConf) -> list[Fault]:
@@ -50,10 +53,9 @@ def cross_field_faults(conf: RunConf) -> list[Fault]:
         found.append(
             Fault("trainer.gradient_checkpointing", "would drop the prefix, which is a cache", "true", fix=fix)
         )
+    if conf.trainer.fsdp:
+        found += sharding_faults(conf)
     found += data_faults(conf.data)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        fix = "start one process; several GPUs are not supported yet"
-        found.append(Fault("", "started in several processes (torchrun), each would write the same run", fix=fix))
     if conf.data.over_length is OverLength.truncate and conf.data.max_length < 64:
         fix = "data.max_length=512"
         found.append(Fault("data.max_length", "leaves no answer to train on", str(conf.data.max_length), fix=fix))
@@ -71,6 +73,31 @@ def cross_field_faults(conf: RunConf) -> list[Fault]:
             found.append(
                 Fault("quantization.bnb_4bit_compute_dtype", "contradicts trainer.bf16", compute.name, fix=fix)
             )
+    return found
+
+
+def sharding_faults(conf: RunConf) -> list[Fault]:
+    """Why this run's weights cannot be sharded over its processes."""
+    found = []
+    if ranks.world_size() == 1:
+        fix = "torchrun --nproc_per_node=2 train.py ..., or trainer.fsdp=false"
+        found.append(Fault("trainer.fsdp", "has one process, and nothing to shard over", "true", fix=fix))
+    if not isinstance(conf.lora, NoAdapterConf):
+        fix = "lora=none quantization=none, or trainer.fsdp=false: an adapter's base fits on each GPU in 4 bit"
+        found.append(
+            Fault("trainer.fsdp", "shards what is trained in full, not an adapter and its base", "true", fix=fix)
+        )
+    elif not isinstance(conf.quantization, NoQuantizationConf):
+        fix = "quantization=none"
+        found.append(Fault("trainer.fsdp", "cannot shard quantized weights", "true", fix=fix))
+    if conf.trainer.fp16:
+        fix = "trainer.bf16=true trainer.fp16=false"
+        found.append(Fault("trainer.fsdp", "does not scale the loss of float16", "true", fix=fix))
+    if conf.trainer.optim not in SHARDED_OPTIMIZERS:
+        allowed = ", ".join(item.value for item in SHARDED_OPTIMIZERS)
+        problem = "does not know sharded weights"
+        fix = "trainer.optim=adamw_torch_fused"
+        found.append(Fault("trainer.optim", problem, conf.trainer.optim.value, allowed=allowed, fix=fix))
     return found
 
 

@@ -61,6 +61,8 @@ class TrainerConf(Conf):
         neftune_noise_alpha: Noise on the embeddings (arXiv 2310.05914); null is off.
         resume_from_checkpoint: Folder of a checkpoint to go on from.
         use_cpu: Stay on the CPU even where there is a GPU.
+        fsdp: Shard weights, gradients and optimizer states over the processes (FSDP2), for full fine-tuning of what one GPU
+            cannot hold. With `bf16` the sharded weights are kept in float32.
         engine: `fused` computes Llama-style models with LoRA by hand, `plain` lets transformers and peft do it, `auto` takes
             the former where it can.
         max_memory_gib: Most memory of the device that a run may need, and the fused engine plans with; null takes what is free.
@@ -90,6 +92,7 @@ class TrainerConf(Conf):
     save_total_limit: int | None = ranged(2, ge=1)
     resume_from_checkpoint: str | None = None
     use_cpu: bool = False
+    fsdp: bool = False
     engine: Engine = Engine.auto
     max_memory_gib: float | None = ranged(None, gt=0)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from medllm import ranks
 from medllm.config.generation import GenerationConf
 from medllm.conversation import Conversation, Message, Renderer
 
@@ -69,7 +70,12 @@ def generate(model: Any, renderer: Renderer, conversations: list[Conversation], 
     was_training = model.training
     model.eval()
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
+        output = model.generate(
+            input_ids=input_ids,
+            attention_mask=mask,
+            generation_config=config,
+            synced_gpus=ranks.world_size() > 1,  # where weights are sharded, no rank can go on alone
+        )
     model.train(was_training)
     answers = []
     for conversation, ids in zip(conversations, output[:, longest:].tolist(), strict=True):

@@ -134,7 +134,7 @@ def save_initial(model: Any, folder: Path) -> None:
     config.init_lora_weights = method
 
 
-def save_model(model: Any, folder: Path, initial: Path | None = None) -> None:
+def save_model(model: Any, folder: Path, initial: Path | None = None, state_dict: dict[str, Any] | None = None) -> None:
     """Writes adapter or full model as safetensors.
 
     Args:
@@ -142,9 +142,10 @@ def save_model(model: Any, folder: Path, initial: Path | None = None) -> None:
         folder: Made if needed.
         initial: For methods that change the base: what `save_initial` wrote. The difference is saved as a plain LoRA of
             twice the rank, which loads onto the untouched base (PiSSA, arXiv 2404.02948, appendix C).
+        state_dict: The full model's weights, where the model itself holds only a part of them.
     """
     if not is_adapter(model):
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=state_dict)
     elif initial is None:
         # Resized embeddings stay out: the rows that were trained are in the adapter.
         model.save_pretrained(folder, save_embedding_layers=False)

@@ -1,13 +1,13 @@
 """Builds tokenizers and base models from the `model` and `quantization` groups."""
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from medllm import ranks
 from medllm.config.model import ChatFormat, ModelConf, PretrainedModelConf, Source, TinyRandomModelConf, WheelModelConf
 from medllm.config.quantization import QuantizationConf
 from medllm.conversation import CHATML_TEMPLATE, CHATML_TOKENS
@@ -38,7 +38,7 @@ def pick_device(use_cpu: bool) -> str:
     """`cpu`, or this process's CUDA device where there is one."""
     if use_cpu or not torch.cuda.is_available():
         return "cpu"
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return f"cuda:{ranks.local_rank()}"
 
 
 def is_at_hand(conf: ModelConf) -> bool:
@@ -219,10 +219,15 @@ def _build_tiny(conf: TinyRandomModelConf, arguments: dict[str, Any], quantizati
         model = AutoModelForCausalLM.from_config(build_model_config(conf), **arguments)
     if quantization_config is None:
         return model
-    # Quantization happens while weights are loaded, so they pass through a folder once.
-    with tempfile.TemporaryDirectory() as folder:
+    # Quantization happens while weights are loaded, so they pass through a folder once: that of rank 0, since transformers
+    # writes nothing on others.
+    with tempfile.TemporaryDirectory() as own:
+        folder = ranks.of_main(own)
         model.save_pretrained(folder)
-        return AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantization_config, **arguments)
+        ranks.wait()
+        model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantization_config, **arguments)
+        ranks.wait()
+        return model
 
 
 class reported:  # noqa: N801 - reads as a word in `with reported(conf)`

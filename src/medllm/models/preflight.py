@@ -12,6 +12,7 @@ from medllm.errors import Fault, ModelError
 from medllm.models.adapter import attach_adapter, count_parameters
 from medllm.models.base import build_model_config, build_tokenizer, pick_device
 from medllm.models.quantization import backend_fault
+from medllm.ranks import local_rank
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,9 @@ def _device_faults(conf: RunConf, device: str) -> list[Fault]:
     from transformers.utils import is_flash_attn_2_available
 
     found = []
+    if device != "cpu" and local_rank() >= torch.cuda.device_count():
+        fix = f"torchrun --nproc_per_node={torch.cuda.device_count()}"
+        found.append(Fault("", f"more processes than the {torch.cuda.device_count()} GPUs of this machine", fix=fix))
     if conf.model.attn_implementation is AttnImplementation.flash_attention_2 and not is_flash_attn_2_available():
         fix = "model.attn_implementation=sdpa, or install flash-attn"
         found.append(Fault("model.attn_implementation", "is not installed", "flash_attention_2", fix=fix))

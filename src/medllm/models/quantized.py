@@ -16,6 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from medllm import ranks
 from medllm.cache import ABOUT, cache_dir, cached, code_version, key_of
 from medllm.config.model import ModelConf
 from medllm.config.quantization import FourBitConf, QuantizationConf
@@ -77,10 +78,13 @@ def kept_quantized(
 
     def build(folder: Path) -> None:
         made.append(quantize())
+        if not ranks.is_main():  # transformers writes nothing there
+            raise _NotKeptError("rank 0 could not keep it")
         _keep(made[0], folder)
 
     try:
-        folder = cached(KIND, key, build, {"model": name, "as": _shown(quantization)}, is_whole)
+        with ranks.main_first():
+            folder = cached(KIND, key, build, {"model": name, "as": _shown(quantization)}, is_whole)
     except _NotKeptError as reason:
         console.print(f"cache     {name} will be quantized again at the next start: {reason}", markup=False)
     return made[0] if made else load(folder)

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType
 
 from medllm.config.trainer import TrainerConf
 from medllm.models.fused.plan import Plan
+from medllm.ranks import world_size
 
 # `gradient_checkpointing` is applied to the model by `build_trainer`, since transformers renamed the argument in 5.x; old
 # checkpoints are removed by MedTrainer, which does so only once the newest is complete. The engine is ours.
@@ -34,7 +36,12 @@ def build_arguments(conf: TrainerConf, folder: Path, seed: int, plan: Plan | Non
     given["logging_steps"] = int(conf.logging_steps) if conf.logging_steps >= 1 else conf.logging_steps
     for name in ("eval_steps", "save_steps"):
         given[name] = int(given[name]) if given[name] >= 1 else given[name]
+    if conf.fsdp:  # each rank writes its part of a checkpoint; the whole model is put together for the artifact alone
+        given["fsdp_config"] = {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}
     on_gpu = torch.cuda.is_available() and not conf.use_cpu
+    given["use_cpu"] = conf.use_cpu or (
+        world_size() > 1 and not on_gpu
+    )  # accelerate connects no processes unless it is said
     arguments = TrainingArguments(
         output_dir=str(folder),
         seed=seed,
@@ -45,9 +52,15 @@ def build_arguments(conf: TrainerConf, folder: Path, seed: int, plan: Plan | Non
         logging_first_step=True,
         remove_unused_columns=False,  # rows carry what the collators need and nothing else
         label_names=["labels"],
+        ddp_find_unused_parameters=False,  # all that is trained is used at every step
+        ddp_broadcast_buffers=False,  # none of them changes
         dataloader_pin_memory=on_gpu,
         accelerator_config={"non_blocking": on_gpu},  # a copy that waits would wait for the whole step before it
         **given,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process drives one GPU; several GPUs are torchrun's
+    if conf.fsdp and not on_gpu:
+        # accelerate 1.15 takes no notice of FSDP on CPUs, where it works as well, and judges by this name alone
+        # (AcceleratorState.__init__). Delete this once MULTI_CPU is among the names that it looks for there.
+        arguments.distributed_state.distributed_type = DistributedType.MULTI_GPU
     return arguments

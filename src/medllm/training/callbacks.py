@@ -9,6 +9,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from medllm import ranks
 from medllm.console import console
 from medllm.errors import NonFiniteError
 
@@ -50,8 +51,8 @@ class NonFiniteGuard(TrainerCallback):
         gradients = self.trainer.gradients()
         norms = torch.stack([norm.to(args.device) for norm in torch._foreach_norm(gradients)]) if gradients else None
         loss = self.trainer.step_loss
-        checks = torch.stack([loss.float(), norms.float().sum() if norms is not None else torch.zeros_like(loss)])
-        self.trainer.step_loss = torch.zeros_like(loss)
+        checks = torch.stack([loss, norms.float().sum() if norms is not None else torch.zeros_like(loss)])
+        ranks.add_up(checks)  # all ranks judge alike
         self.unread = state.global_step + 1, checks
         optimizer = self.trainer.skipping_optimizer
         if optimizer is None:
@@ -106,7 +107,7 @@ class StopOnRequest(TrainerCallback):
     """Ends training after the current step, with a checkpoint, when it is asked to.
 
     Args:
-        requested: Says whether to stop; called after every step.
+        requested: Says whether to stop; called after every step. One rank that is asked stops all of them.
 
     Attributes:
         stopped: Whether it did.
@@ -118,7 +119,7 @@ class StopOnRequest(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After the last step there is nothing to stop."""
-        if state.global_step < state.max_steps and self.requested():
+        if state.global_step < state.max_steps and ranks.add_up(torch.tensor(int(self.requested()))):
             self.stopped = control.should_save = control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -167,7 +168,7 @@ class Recorder(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Translates the Trainer's names into ours."""
         metrics = {METRIC_NAMES[name]: float(value) for name, value in (logs or {}).items() if name in METRIC_NAMES}
-        if metrics and state.is_world_process_zero:
+        if metrics:
             self.log_metrics(metrics, state.global_step)
 
 
@@ -183,8 +184,7 @@ class SampleAnswers(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After the metrics of this step are known."""
-        if state.is_world_process_zero:
-            self.sample(state.global_step)
+        self.sample(state.global_step)
 
 
 class ProgressBar(TrainerCallback):

@@ -5,6 +5,7 @@ from typing import Any
 import psutil
 import torch
 
+from medllm import ranks
 from medllm.config.quantization import FourBitConf
 from medllm.config.run import RunConf
 from medllm.config.trainer import Engine, Optimizer
@@ -36,6 +37,8 @@ RESERVE = 0.5 * GIB
 def build_engine(conf: RunConf, model: Any, datasets: Datasets, device: str) -> FusedEngine | None:
     """The fused engine, sized and tried on the longest micro-batch; None for the plain path. Says which, and why.
 
+    All ranks compute their steps alike, or one would have more micro-batches than the others: a plan fits where it fits all.
+
     Args:
         conf: The run's.
         model: With its adapter.
@@ -53,7 +56,7 @@ def build_engine(conf: RunConf, model: Any, datasets: Datasets, device: str) -> 
         console.print(f"engine    plain: {reason}", markup=False)
         return None
     side = datasets.train
-    budget = _budget(conf, device)
+    budget = min(ranks.gather(_budget(conf, device)))
     found = step_plans(conf, model, datasets, device)
     for plan, needed in found:
         if needed > budget:
@@ -63,12 +66,16 @@ def build_engine(conf: RunConf, model: Any, datasets: Datasets, device: str) -> 
             engine = FusedEngine(model, plan, int(side.samples.lengths.max()))
             if device != "cpu":
                 engine.warm_up(_longest_batch(side, plan, engine.step.max_length, device))
+            fits = True
         except torch.OutOfMemoryError:  # the prediction was too low: the next one needs less
+            fits = False
+        if not all(ranks.gather(fits)):
             if engine is not None:
                 engine.release()
             engine = None
             torch.cuda.empty_cache()
             continue
+        assert engine is not None
         console.print(f"engine    fused: {plan}; {plan.peak / GIB:.1f} GiB beside the model", markup=False)
         return engine
     least = min(needed for _, needed in found)

@@ -72,6 +72,8 @@ def fitted(conf: RunConf, datasets: Datasets) -> tuple[RunConf, float]:
     choices = [asked] if asked is not None else [False, True]
     if asked is None and isinstance(conf.lora, PrefixTuningConf):
         choices = [False]  # recomputed layers would not see the prefix
+    if asked is None and conf.trainer.fsdp:
+        choices = [True]  # what sharded weights need at the peak is not told before
     for choice in choices:
         decided = replace(conf, trainer=replace(conf.trainer, gradient_checkpointing=choice))
         peak = expected_peak_gib(decided, datasets)

@@ -129,7 +129,9 @@ def _optimizer_bytes(trained: list[nn.Parameter], conf: TrainerConf, device: str
 
 
 def estimate_memory(conf: RunConf, datasets: Datasets, device: str) -> MemoryEstimate | None:
-    """Estimates a run's peak on its device without loading a weight; None for models that do not run on shapes alone.
+    """Estimates a run's peak on its device without loading a weight.
+
+    None for models that do not run on shapes alone, and for weights sharded over processes, which come and go.
 
     Args:
         conf: Checked.
@@ -137,6 +139,8 @@ def estimate_memory(conf: RunConf, datasets: Datasets, device: str) -> MemoryEst
         device: Of the run.
     """
     trainer, lora = conf.trainer, conf.lora
+    if trainer.fsdp:
+        return None
     new_token_ids = build_tokenizer(conf.model).new_token_ids
     if isinstance(lora, LoraConf):  # the first values, which some methods compute from the weights, change no shape
         lora = replace(lora, init_lora_weights=InitLoraWeights.kaiming)

@@ -74,7 +74,8 @@ def predictions(
 
 def accepts_logits_to_keep(model: Any) -> bool:
     """Whether the base model can compute logits at chosen positions only."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else getattr(model, "module", model)
+    model = getattr(model, "module", model)  # what torch wraps around it to train in several processes
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return "logits_to_keep" in inspect.signature(type(base).forward).parameters
 
 
@@ -118,7 +119,8 @@ def token_losses(model: Any, batch: dict[str, torch.Tensor], positions: torch.Te
 def _logits_in_parts(model: Any, batch: dict[str, torch.Tensor], positions: torch.Tensor) -> Iterator[torch.Tensor]:
     """Logits (B, k, V) in float32 of consecutive positions; all K at once of models whose output layer is not all there is."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    # peft puts a prefix in front of the whole model, and every other adapter inside it.
+    # peft puts a prefix in front of the whole model, and every other adapter inside it. A sharded model, which is of a class
+    # of torch's making, gathers its weights around the whole forward pass.
     has_prefix = base is not model and model.active_peft_config.is_prompt_learning
     if has_prefix or type(base).__name__ not in FAMILIES:
         logits, _, _ = predictions(model, batch, positions)
@@ -137,22 +139,29 @@ class SampleSums:
 
     Attributes:
         loss: (B, S) float64, on the CPU.
+        correct: Predicted right, (B, S) int64.
         count: (B, S) int64.
     """
 
     loss: NDArray[np.float64]
+    correct: NDArray[np.int64]
     count: NDArray[np.int64]
 
 
 def sample_sums(
-    batch: dict[str, torch.Tensor], positions: torch.Tensor, losses: torch.Tensor, supervised: torch.Tensor
+    batch: dict[str, torch.Tensor],
+    positions: torch.Tensor,
+    losses: torch.Tensor,
+    correct: torch.Tensor,
+    supervised: torch.Tensor,
 ) -> SampleSums:
-    """Sums losses of supervised tokens by the sample that they belong to.
+    """Sums over supervised tokens by the sample that they belong to.
 
     Args:
         batch: On one device; packed samples begin where position ids do.
         positions: (K) int64.
         losses: (B, K) float64.
+        correct: (B, K) bool.
         supervised: (B, K) bool.
     """
     labels = batch["labels"]
@@ -161,11 +170,13 @@ def sample_sums(
         segments = (batch["position_ids"] == 0).cumsum(dim=1) - 1
     of_token = segments[:, positions]
     shape = (len(labels), int(segments.max()) + 1)
-    loss = torch.zeros(shape, dtype=torch.float64, device=labels.device)
-    count = torch.zeros(shape, dtype=torch.int64, device=labels.device)
-    loss.scatter_add_(1, of_token, losses)
-    count.scatter_add_(1, of_token, supervised.long())
-    return SampleSums(loss.cpu().numpy(), count.cpu().numpy())
+
+    def summed(values: torch.Tensor) -> NDArray[Any]:
+        sums = torch.zeros(shape, dtype=values.dtype, device=values.device)
+        found: NDArray[Any] = sums.scatter_add_(1, of_token, values).cpu().numpy()
+        return found
+
+    return SampleSums(summed(losses), summed(correct.long()), summed(supervised.long()))
 
 
 def conversation_losses(side: Side, collected: Iterable[SampleSums]) -> ConversationLosses:
@@ -218,7 +229,7 @@ def evaluate(
     model: Any,
     batches: Iterable[dict[str, torch.Tensor]],
     *,
-    reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums,
+    gather: Callable[[list[SampleSums]], list[SampleSums]] = lambda sums: sums,
     on_batch: Callable[[], None] = lambda: None,
     on_rows: Callable[[SampleSums], None] = lambda sums: None,
 ) -> EvalMetrics:
@@ -227,26 +238,28 @@ def evaluate(
     Args:
         model: Base or tuned.
         batches: From a data loader.
-        reduce: Sums a (3,) tensor over processes.
+        gather: Makes the sums of all batches of those of this rank's, such as `Share.gather`.
         on_batch: Called after each batch, for progress.
-        on_rows: Takes the sums of each batch's samples.
+        on_rows: Takes the sums of each batch's samples, of all ranks.
 
     Raises:
         NonFiniteError: if the loss is NaN or infinite.
     """
     was_training = model.training
     model.eval()
-    totals = torch.zeros(3, dtype=torch.float64)
+    collected: list[SampleSums] = []
     for batch in batches:
         moved = {name: value.to(model.device) for name, value in batch.items()}
         found = token_losses(model, moved)
-        losses = found.loss.double()
-        totals += torch.stack([losses.sum(), found.correct.sum().double(), found.supervised.sum().double()]).cpu()
-        on_rows(sample_sums(moved, found.positions, losses, found.supervised))
+        correct = found.correct & found.supervised
+        collected.append(sample_sums(moved, found.positions, found.loss.double(), correct, found.supervised))
         on_batch()
     model.train(was_training)
-    loss_sum, correct, count = reduce(totals).tolist()
-    loss = loss_sum / count
+    loss_sum, right, count = 0.0, 0, 0
+    for sums in gather(collected):
+        loss_sum, right, count = loss_sum + sums.loss.sum(), right + sums.correct.sum(), count + sums.count.sum()
+        on_rows(sums)
+    loss = float(loss_sum / count)
     if not math.isfinite(loss):
         raise NonFiniteError(f"the held-out loss is {loss}; the weights hold or produce non-finite values")
-    return EvalMetrics(loss, math.exp(min(loss, 700.0)), correct / count, int(count))
+    return EvalMetrics(loss, math.exp(min(loss, 700.0)), float(right / count), int(count))

@@ -1,5 +1,6 @@
 """MedTrainer: transformers' Trainer with a loss per supervised token, honest evaluation, and throughput."""
 
+import functools
 import json
 import shutil
 import time
@@ -7,14 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.data_loader import SeedableRandomSampler
+from torch.distributed.tensor import DTensor
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 
+from medllm import ranks
 from medllm.config.data import Batching
 from medllm.config.trainer import Optimizer, TrainerConf
 from medllm.data.pipeline import Datasets
+from medllm.data.shares import EvenOrder, WithBlank, held_out_batches
 from medllm.errors import ConfigError, Fault
 from medllm.models.fused.engine import FusedEngine
 from medllm.run_folder import ConversationLosses
@@ -61,23 +66,24 @@ class MedTrainer(Trainer):
     compute_loss: sums the loss over supervised tokens and divides by their number in the whole optimizer batch, so that
         it does not change with micro-batches, accumulation or packing; computes logits only where they are needed.
     training_step, get_batch_samples: count tokens; leave forward and backward to the fused engine where there is one, and
-        make the next batch while it computes.
+        make the next batch while it computes; sum over ranks what an optimizer step needs to know of all of them.
     get_train_dataloader, create_optimizer, _clip_grad_norm: the engine's batches lie end to end, and what it trains is one
         parameter.
     floating_point_ops: a number that nobody reads, counted over all parameters at every micro-batch.
-    evaluation_loop: sums over counts in constant memory; the stock loop averages batch means and keeps logits.
+    evaluation_loop, get_eval_dataloader: sums over counts in constant memory, each row once; the stock loop averages batch
+        means, keeps logits, and gives ranks rows twice.
     log: adds throughput; the loss is the mean of the steps since the last log, also if a resume lies between.
     train, _save_checkpoint: keep the numbers below over a resume, and seal checkpoints.
-    _get_train_sampler: groups by length under every version of transformers 5, resumably.
+    _get_train_sampler: groups by length under every version of transformers 5, resumably; gives ranks no row twice.
 
     Attributes:
         engine: Computes training steps; None leaves them to transformers and peft.
-        num_tokens: Tokens trained on, padding left out (int64 scalar on the device).
+        num_tokens: Tokens that all ranks trained on, padding left out (int64 scalar on the device).
         num_supervised_tokens: Those of them that carry a label.
         train_seconds: Time from the start to the end of optimizer steps, evaluation and checkpoints left out; the guard's
             synchronisation lies inside, so that work queued on a GPU counts. Kept by `StepTimer`.
         began: `time.perf_counter()` at this process's first optimizer step; None before. Kept by `StepTimer`.
-        step_loss: Sum of the micro-batches' losses since the last optimizer step, for the guard.
+        step_loss: Loss of the newest optimizer batch, of all ranks, for the guard.
         loss_sum: Sum of the losses of all optimizer steps (float64 scalar on the device).
         eval_losses: Loss of each held-out conversation at the last evaluation; None before the first.
     """
@@ -89,8 +95,9 @@ class MedTrainer(Trainer):
         self.control: Any
         self.optimizer: Any
         self.data_collator: Any
+        several = ranks.world_size() > 1
         super().__init__(
-            train_dataset=datasets.train.dataset,
+            train_dataset=WithBlank(datasets.train.dataset) if several else datasets.train.dataset,
             eval_dataset=datasets.eval.dataset if datasets.eval else None,
             data_collator=datasets.collate,
             **arguments,
@@ -98,10 +105,16 @@ class MedTrainer(Trainer):
         # The loss below is already divided by the optimizer batch's tokens: the Trainer must count and not divide again.
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
+        if several:
+            torch.manual_seed(self.args.seed + ranks.rank())  # or all ranks would drop out the same
+        if engine is not None:  # torch's wrapper would wait for gradients of the model's own parameters
+            ranks.spread(engine.parameter.data)  # as that wrapper does
+            self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.num_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
         self.num_supervised_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
         self.step_loss = torch.zeros((), device=self.args.device)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        self._sums = torch.zeros(3, dtype=torch.float64, device=self.args.device)  # loss, tokens, supervised ones
         self.train_seconds = 0.0
         self.began: float | None = None
         self.eval_losses: ConversationLosses | None = None
@@ -112,20 +125,30 @@ class MedTrainer(Trainer):
     def training_step(
         self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """One micro-batch, forward and backward."""
-        self.num_tokens += inputs["num_tokens"].sum().to(self.args.device)
-        self.num_supervised_tokens += (inputs["labels"] != -100).sum().to(self.args.device)
+        """One micro-batch, forward and backward; returns its part of the optimizer batch's loss."""
         if self.engine is None:
-            loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+            loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch) / self.args.world_size
         else:
             if not model.training:  # setting thousands of modules takes milliseconds
                 model.train()
             loss = self.engine.backward(inputs, 1.0 / torch.as_tensor(num_items_in_batch, device=self.args.device))
-            if self.accelerator.sync_gradients:
-                self._fetch_ahead()
-        self.step_loss += loss.detach()
-        self.loss_sum += loss.detach()
+        counts = (inputs["num_tokens"].sum(), (inputs["labels"] != -100).sum())
+        self._sums += torch.stack([value.detach().to(self._sums) for value in (loss, *counts)])
+        if self.accelerator.sync_gradients:
+            self._end_batch()
         return loss
+
+    def _end_batch(self) -> None:
+        """After an optimizer step's last micro-batch: what all ranks made of it."""
+        if self.engine is not None:
+            ranks.add_up(self.engine.grad)
+            self._fetch_ahead()
+        loss, tokens, supervised = ranks.add_up(self._sums).clone()
+        self._sums.zero_()
+        self.step_loss = loss.float()
+        self.loss_sum += loss
+        self.num_tokens += tokens.long()
+        self.num_supervised_tokens += supervised.long()
 
     def compute_loss(
         self,
@@ -164,6 +187,10 @@ class MedTrainer(Trainer):
         finally:
             self.data_collator = collator
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """This rank's share of the held-out rows."""
+        return held_out_batches(self.datasets, self.args.per_device_eval_batch_size)
+
     def create_optimizer(self, model: Any = None) -> Any:
         """One over the engine's parameter, whose gradient is zeroed in place and never let go."""
         if self.engine is None:
@@ -184,10 +211,17 @@ class MedTrainer(Trainer):
         return getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
 
     def gradients(self) -> list[torch.Tensor]:
-        """Of everything that is trained."""
+        """Of everything that is trained, or of this rank's part of it."""
         if self.engine is not None:
             return [self.engine.grad]
-        return [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        found = (parameter.grad for parameter in self.model.parameters() if parameter.grad is not None)
+        return [grad.to_local() if isinstance(grad, DTensor) else grad for grad in found]
+
+    def gather_weights(self, dtype: torch.dtype) -> dict[str, torch.Tensor] | None:
+        """The whole model in this precision on the CPU of rank 0; None where every rank holds it anyway."""
+        if not self.conf.fsdp:
+            return None
+        return {name: weight.to(dtype) for name, weight in self.accelerator.get_state_dict(self.model).items()}
 
     def _clip_grad_norm(self, model: Any) -> Any:
         if self.engine is None:
@@ -217,7 +251,7 @@ class MedTrainer(Trainer):
             metrics = evaluate(
                 self.model,
                 dataloader,
-                reduce=lambda sums: self.accelerator.reduce(sums, "sum"),
+                gather=dataloader.batch_sampler.gather,
                 on_batch=progress,
                 on_rows=collected.append,
             )
@@ -268,6 +302,7 @@ class MedTrainer(Trainer):
         path = checkpoint / COUNTERS
         counters = json.loads(path.read_text()) if path.is_file() else {}
         self._refuse_other_engine(counters.pop("engine", "plain"), checkpoint)
+        self._refuse_other_world(counters.pop("world_size", 1), checkpoint)
         logged = counters.pop("logged", None)
         self.train_seconds = counters.pop("train_seconds", 0.0)
         for name, value in counters.items():
@@ -287,14 +322,32 @@ class MedTrainer(Trainer):
             fix = f"trainer.engine={name}, or begin anew in another folder"
             raise ConfigError(Fault("trainer.engine", problem, self._engine_name, fix=fix))
 
+    def _refuse_other_world(self, size: int, checkpoint: Path) -> None:
+        """Each rank's random numbers are its own: another number of them drops out something else."""
+        if size != self.args.world_size:
+            problem = f"was written by {size} processes, this run has {self.args.world_size}"
+            fix = f"torchrun --nproc_per_node={size} train.py ..." if size > 1 else "python train.py ..."
+            raise ConfigError(Fault("trainer.resume_from_checkpoint", problem, str(checkpoint), fix=fix))
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir)
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
-        shutil.rmtree(checkpoint, ignore_errors=True)  # a damaged one that was passed over at the resume
+        if ranks.is_main():
+            shutil.rmtree(checkpoint, ignore_errors=True)  # a damaged one that was passed over at the resume
+        ranks.wait()
         super()._save_checkpoint(model, trial)
+        ranks.wait()  # each rank writes its random state
+        if ranks.is_main():
+            self._complete(checkpoint)
+        ranks.wait()
+
+    def _complete(self, checkpoint: Path) -> None:
+        """Adds the Trainer's own numbers, seals the checkpoint, and lets old ones go."""
+        folder = checkpoint.parent
         names = ("num_tokens", "num_supervised_tokens", "loss_sum")
         counters = {name: getattr(self, name).item() for name in names}
-        counters |= {"train_seconds": self.train_seconds, "logged": self._logged, "engine": self._engine_name}
+        counters |= {"train_seconds": self.train_seconds, "logged": self._logged}
+        counters |= {"engine": self._engine_name, "world_size": self.args.world_size}
         (checkpoint / COUNTERS).write_text(json.dumps(counters))
         seal(checkpoint)
         for path in checkpoints(folder):  # later ones were damaged, or this run would have gone on from them
@@ -303,7 +356,14 @@ class MedTrainer(Trainer):
         rotate(folder, self.conf.save_total_limit)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self.datasets.batching is not Batching.length_grouped:
-            return super()._get_train_sampler(train_dataset)
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return SeededLengthGroupedSampler(size, list(self.datasets.train.samples.rows["length"]), self.args.seed)
+        size, several = self.args.train_batch_size, self.args.world_size > 1
+        order: Any
+        if self.datasets.batching is Batching.length_grouped:
+            together = size * self.args.gradient_accumulation_steps * self.args.world_size
+            lengths = list(self.datasets.train.samples.rows["length"])
+            order = SeededLengthGroupedSampler(together, lengths, self.args.seed)
+        elif several:  # what accelerate makes of transformers' own where nothing is around that
+            order = SeedableRandomSampler(self.train_dataset, data_seed=self.args.data_seed)
+        else:
+            order = super()._get_train_sampler(train_dataset)
+        return EvenOrder(order, size) if several else order

@@ -68,6 +68,8 @@ class FusedEngine:
             batch: From `medllm.data.collate.FlatCollator`, on the device.
             scale: Scalar, float32, on the device.
         """
+        if not len(batch["targets"]):  # a rank that found no rows left in an epoch
+            return torch.zeros((), device=scale.device)
         if self._has_dropout:
             self.step.work.seed.fill_(int(torch.randint(2**31, ())))
         if not self.plan.graphs:
