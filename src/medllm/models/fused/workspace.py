@@ -13,6 +13,9 @@ from medllm.models.fused import reference
 from medllm.models.fused.projection import Adapters, Projection
 from medllm.models.fused.reference import Dropout, Tensor, product32
 
+# Outputs per feature from which on a second pass over the gradient of the input costs less than one over that of the output.
+WIDE = 2
+
 
 class Workspace:
     """Memory and operations of one model's step.
@@ -148,10 +151,17 @@ class Workspace:
             part: As in `low`.
             out: (T, D), where the second is written; new memory by default.
         """
-        low, matrix, width = self.low_grad(projection, grad), self.matrix(projection), projection.width
-        if not projection.p:
-            return low, torch.mm(grad[:, : width + projection.border], matrix[:, : projection.features], out=out)
-        result = torch.mm(grad[:, :width], matrix[:width, : projection.features], out=out)
+        matrix, width, features = self.matrix(projection), projection.width, projection.features
+        if width > WIDE * features and out is None:
+            both = grad[:, :width] @ matrix[:width]
+            result, low = both[:, :features], both[:, features : features + projection.rank]
+            if not projection.p:
+                return low, result.addmm_(low, projection.down)
+        else:
+            low = self.low_grad(projection, grad)
+            if not projection.p:
+                return low, torch.mm(grad[:, : width + projection.border], matrix[:, :features], out=out)
+            result = torch.mm(grad[:, :width], matrix[:width, :features], out=out)
         self.ops.add_dropped_(result, low @ projection.down, self.dropout(projection, part))
         return low, result
 
