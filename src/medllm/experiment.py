@@ -158,10 +158,10 @@ def _run(
     renderer = Renderer(tokenizer.tokenizer, conf.data.system_prompt)
     datasets = build_datasets(conf.data, renderer, effective_batching(conf), conf.seed)
     record_data(datasets, conf, renderer, folder, record)
-    conf = _fitted(conf, datasets, is_point)
+    decided = _fitted(conf, datasets, is_point)
 
     base = foundation.lend(
-        (conf.model, conf.quantization, device, conf.trainer.gradient_checkpointing),
+        (conf.model, conf.quantization, device, decided.trainer.gradient_checkpointing),
         lambda: build_base_model(conf.model, conf.quantization, tokenizer, device),
     )
     samples = Samples(conf, Renderer(tokenizer.tokenizer, conf.generation.system_prompt), record, folder)
@@ -178,8 +178,8 @@ def _run(
     trainable, total = count_parameters(model)
     say_plan(conf, datasets, proof, trainable, total, device)
 
-    engine = build_engine(conf, model, datasets, device)
-    trainer = build_trainer(model, conf, datasets, checkpoints, record, samples, engine)
+    engine = build_engine(decided, model, datasets, device)
+    trainer = build_trainer(model, decided, datasets, checkpoints, record, samples, engine)
     with ProgressBar() as progress, stop.deferred("stopping after this step, with a checkpoint"):
         trainer.add_callback(progress)
         stopping = StopOnRequest(stop.requested)

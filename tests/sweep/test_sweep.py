@@ -66,6 +66,7 @@ def test_a_sweep_with_a_failing_point(tiny_overrides: list[str], tmp_path: Path)
     assert "held-out loss" in done.stderr
 
 
+@pytest.mark.slow
 def test_faulty_data_stops_the_sweep_before_it_starts(
     train: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path
 ) -> None:
@@ -137,7 +138,9 @@ def test_the_plan_is_kept_to(train: Callable[..., Any], tiny_overrides: list[str
     ("axis", "expected"),
     [
         ("lora.r=2,2", "lora.r=2: stands twice in the grid"),
-        ("trainer.num_train_epochs=1,2", "trainer.num_train_epochs=1 / 2: has no effect"),
+        pytest.param(
+            "trainer.num_train_epochs=1,2", "trainer.num_train_epochs=1 / 2: has no effect", marks=pytest.mark.slow
+        ),
         ("data.num_conversations=100,200", "data.num_conversations=100 / 200: has no effect"),
     ],
 )

@@ -151,11 +151,12 @@ def only_run(folder: Path) -> Any:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "kind"),
     [
         ([], "adapter"),
-        pytest.param(["lora=none", "trainer.fsdp=true", "trainer.bf16=true"], "full", marks=pytest.mark.slow),
+        (["lora=none", "trainer.fsdp=true", "trainer.bf16=true"], "full"),
     ],
     ids=["adapter", "sharded"],
 )
