@@ -2,6 +2,7 @@
 
     --steps 20      optimizer steps of each point
     --points 8      how many points of the grid, rank times learning rate
+    --out FOLDER    an empty one that keeps runs, record and the page of the sweep
 
 Every override of train.py is taken; `experiment=demo` is the ground. Half of the single runs come before the sweep and half
 after it, so that other load on the machine meets both alike.
@@ -13,6 +14,7 @@ after it, so that other load on the machine meets both alike.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -65,10 +67,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--points", type=int, default=8, choices=range(2, len(RANKS) * len(RATES) + 1, 2))
+    parser.add_argument("--out", type=Path)
     options, overrides = parser.parse_known_args()
     ranks = RANKS[: options.points // 2]
     grid = list(itertools.product(ranks, RATES))
-    with tempfile.TemporaryDirectory() as work:
+    with contextlib.nullcontext(options.out.resolve()) if options.out else tempfile.TemporaryDirectory() as work:
         own = ["experiment=demo", f"trainer.max_steps={options.steps}", *overrides]
         own += [f"tracking.tracking_uri=sqlite:///{work}/runs.db", f"tracking.artifact_location={work}/artifacts"]
         typed(
