@@ -12,6 +12,7 @@ import triton.language as tl
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 from medllm.models.fused import kernels, reference  # noqa: E402 - needs Triton
+from medllm.models.fused.kernels import activation  # noqa: E402
 from medllm.models.fused.reference import Dropout  # noqa: E402
 
 T, D = 5, 96
@@ -128,7 +129,7 @@ def test_swiglu_backward(
     ranks: tuple[int, int, int], p: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In place, with sums for any adapters, by programs that share tokens; 75 tokens and 96 columns fill no tile."""
-    monkeypatch.setattr(kernels, "SHARE", 32)
+    monkeypatch.setattr(activation, "SHARE", 32)
     grad = wide(75, D, dtype)
     lows = [wide(75, sum(ranks), dtype)[:, sum(ranks[:i]) : sum(ranks[: i + 1])] / 75**0.5 for i in range(3)]
     drop = Dropout(p, torch.tensor(5, device=DEVICE), 3)

@@ -1,0 +1,180 @@
+"""The MLP's activation, and what its backward pass sums for the adapters around it."""
+
+import torch
+import triton
+import triton.language as tl
+
+from medllm.models.fused.kernels.dropping import dropped
+from medllm.models.fused.reference import MOST_SHARES, Dropout, Tensor, product32
+
+# Tokens and columns that a program of the activation's backward pass works on at a time, for 16-bit numbers and few ranks; its
+# warps; how many tiles it reads ahead. 461 us for 8,064 tokens of the 8B shape on an H100, 482 with four warps, 527 to 558 with
+# two stages, 772 with 64 x 128.
+TOKENS, COLUMNS, WARPS, STAGES = 32, 64, 8, 3
+# Tokens that make a program of their own worth while.
+SHARE = 1024
+# Sums that such a program holds in registers, and ranks of three adapters with which that goes well.
+SUMS, RANKS = 24576, 192
+# Bytes of shared memory that the smaller cards have for a program.
+SHARED = 96 * 1024
+
+
+@triton.jit
+def _swiglu(gate_up, out, gate_up_stride, out_stride, F: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < F
+    gate = tl.load(gate_up + row * gate_up_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * gate_up_stride + F + columns, mask=inside, other=0.0).to(tl.float32)
+    hidden = gate * tl.sigmoid(gate) * up
+    tl.store(out + row * out_stride + columns, hidden.to(out.dtype.element_ty), mask=inside)
+
+
+def swiglu(gate_up: Tensor, out: Tensor) -> None:
+    """One program per token and block of columns."""
+    tokens, features = out.shape
+    block = min(2048, triton.next_power_of_2(features))
+    grid = (tokens, triton.cdiv(features, block))
+    _swiglu[grid](gate_up, out, gate_up.stride(0), out.stride(0), features, block)
+
+
+@triton.jit
+def _plus_product(total, low, stride, rows, tokens, value, RANK: tl.constexpr, WIDTH: tl.constexpr):
+    # total + low^T value, (WIDTH, COLUMNS), for some rows.
+    rank = tl.arange(0, WIDTH)[:, None]
+    place = low + rows.to(tl.int64)[None, :] * stride + rank
+    factor = tl.load(place, mask=(rows < tokens)[None, :] & (rank < RANK), other=0.0)
+    return tl.dot(factor, value, total, input_precision="ieee")
+
+
+@triton.jit
+def _store_sums(sums, total, columns, F: tl.constexpr, RANK: tl.constexpr, WIDTH: tl.constexpr):
+    rank = tl.arange(0, WIDTH)[:, None]
+    tl.store(sums + rank * F + columns[None, :], total, mask=(rank < RANK) & (columns < F)[None, :])
+
+
+@triton.jit
+def _swiglu_backward(
+    grad,
+    gate_up,
+    out,
+    low_grad,
+    low_gate,
+    low_up,
+    sums,
+    seed,
+    grad_stride,
+    gate_up_stride,
+    out_stride,
+    low_grad_stride,
+    low_gate_stride,
+    low_up_stride,
+    tokens,
+    share,
+    site,
+    p,
+    F: tl.constexpr,
+    RANK: tl.constexpr,
+    RANK_GATE: tl.constexpr,
+    RANK_UP: tl.constexpr,
+    WIDTH: tl.constexpr,
+    WIDTH_GATE: tl.constexpr,
+    WIDTH_UP: tl.constexpr,
+    DROPS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    column = columns[None, :]
+    of_hidden = tl.zeros((WIDTH, COLUMNS), tl.float32)
+    of_gate = tl.zeros((WIDTH_GATE, COLUMNS), tl.float32)
+    of_up = tl.zeros((WIDTH_UP, COLUMNS), tl.float32)
+    element = out.dtype.element_ty
+    first = tl.program_id(1) * share
+    for start in range(first, min(first + share, tokens), TOKENS):
+        rows = start + tl.arange(0, TOKENS)
+        row = rows.to(tl.int64)[:, None]
+        inside = (rows < tokens)[:, None] & (column < F)
+        gate = tl.load(gate_up + row * gate_up_stride + column, mask=inside, other=0.0).to(tl.float32)
+        up = tl.load(gate_up + row * gate_up_stride + F + column, mask=inside, other=0.0).to(tl.float32)
+        g = tl.load(grad + row * grad_stride + column, mask=inside, other=0.0).to(tl.float32)
+        s = tl.sigmoid(gate)
+        activated = gate * s
+        d_gate = (g * up * (s + activated * (1.0 - s))).to(element)
+        d_up = (g * activated).to(element)
+        tl.store(out + row * out_stride + column, d_gate, mask=inside)
+        tl.store(out + row * out_stride + F + column, d_up, mask=inside)
+        if RANK:
+            hidden = (activated * up).to(element)
+            if DROPS:
+                place = (row * F).to(tl.int32) + column
+                hidden = dropped(hidden.to(tl.float32), tl.load(seed) + site, place, p).to(element)
+            of_hidden = _plus_product(of_hidden, low_grad, low_grad_stride, rows, tokens, hidden, RANK, WIDTH)
+        if RANK_GATE:
+            of_gate = _plus_product(of_gate, low_gate, low_gate_stride, rows, tokens, d_gate, RANK_GATE, WIDTH_GATE)
+        if RANK_UP:
+            of_up = _plus_product(of_up, low_up, low_up_stride, rows, tokens, d_up, RANK_UP, WIDTH_UP)
+    sums += tl.program_id(1).to(tl.int64) * (RANK + RANK_GATE + RANK_UP) * F
+    if RANK:
+        _store_sums(sums, of_hidden, columns, F, RANK, WIDTH)
+    if RANK_GATE:
+        _store_sums(sums + RANK * F, of_gate, columns, F, RANK_GATE, WIDTH_GATE)
+    if RANK_UP:
+        _store_sums(sums + (RANK + RANK_GATE) * F, of_up, columns, F, RANK_UP, WIDTH_UP)
+
+
+def swiglu_backward(
+    grad: Tensor, gate_up: Tensor, out: Tensor, low_grad: Tensor, low_gate: Tensor, low_up: Tensor, drop: Dropout
+) -> Tensor:
+    """One program per block of columns and share of the tokens, whose sums are added in the order of the tokens.
+
+    Each program reads a place before it writes it.
+    """
+    tokens, features = grad.shape
+    lows = (low_grad, low_gate, low_up)
+    if sum(low.shape[1] for low in lows) > RANKS:  # the sums of gate and up are products of their own
+        none = low_grad[:, :0]
+        of_hidden = swiglu_backward(grad, gate_up, out, low_grad, none, none, drop)
+        halves = zip((low_gate, low_up), out.chunk(2, dim=-1), strict=True)
+        return torch.cat((of_hidden, *(product32(low.T, half) for low, half in halves)))
+    ranks = [low.shape[1] for low in lows]
+    widths = [_padded(rank) for rank in ranks]
+    held = sum(width for width, rank in zip(widths, ranks, strict=True) if rank)
+    size = grad.element_size()
+    # Powers of two: half as wide for float32, narrower yet for small models and high ranks.
+    columns = max(
+        min(2 * COLUMNS // size, triton.next_power_of_2(features), 1 << (SUMS // max(held, 1)).bit_length() - 1), 16
+    )
+    blocks, shares = triton.cdiv(features, columns), min(triton.cdiv(tokens, SHARE), MOST_SHARES)
+    share = triton.cdiv(triton.cdiv(tokens, shares), TOKENS) * TOKENS
+    sums = torch.empty((triton.cdiv(tokens, share), sum(ranks), features), dtype=torch.float32, device=grad.device)
+    _swiglu_backward[(blocks, len(sums))](
+        grad,
+        gate_up,
+        out,
+        *lows,
+        sums,
+        drop.seed,
+        grad.stride(0),
+        gate_up.stride(0),
+        out.stride(0),
+        *(low.stride(0) for low in lows),
+        tokens,
+        share,
+        drop.site,
+        drop.p,
+        features,
+        *ranks,
+        *widths,
+        drop.p > 0,
+        TOKENS,
+        columns,
+        num_warps=WARPS,
+        num_stages=max(min(STAGES, SHARED // (TOKENS * (3 * columns + held) * size)), 1),
+    )
+    return sums.sum(0)
+
+
+def _padded(rank: int) -> int:
+    """What matrix units take: a power of two, 16 or more."""
+    return max(int(triton.next_power_of_2(rank)), 16)
