@@ -1,4 +1,4 @@
-"""Estimated against measured peaks of memory: `python benchmarks/memory.py [--gpu] [--only WORD] [OVERRIDE...]`.
+"""Estimated against measured peaks of memory: `python -m benchmarks.memory [--gpu] [--only WORD] [OVERRIDE...]`.
 
 On the CPU the bundled model is trained in several ways, with `--gpu` random ones in the shapes of Llama 3 8B and Llama 3.2 1B.
 Each is a sweep of one point in a process of its own, which knows of no earlier one: the estimate is what its plan says, the
@@ -21,11 +21,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.gpu_train import LOW, PAIR, PLAIN, SMALL_STATES, at_most, packed
+from benchmarks.train_run import TRAIN
 from medllm.cache import cache_dir
-
-TRAIN = Path(__file__).parents[1] / "train.py"
 
 DEMO = ("experiment=demo", "generation.sample_prompts=[]")
 CPU = {
@@ -34,15 +35,15 @@ CPU = {
     "fused, 64 steps": (),
     "fused, length 256": ("trainer.max_steps=4", "data.max_length=256"),
     "fused, length 1024": ("trainer.max_steps=4", "data.max_length=1024"),
-    "plain, 2 steps": ("trainer.max_steps=2", "trainer.engine=plain"),
-    "plain, 12 steps": ("trainer.max_steps=12", "trainer.engine=plain"),
+    "plain, 2 steps": ("trainer.max_steps=2", PLAIN),
+    "plain, 12 steps": ("trainer.max_steps=12", PLAIN),
     "plain, batch 4 of 256": (
         "trainer.max_steps=4",
-        "trainer.engine=plain",
+        PLAIN,
         "trainer.per_device_train_batch_size=4",
         "data.max_length=256",
     ),
-    "plain, checkpointing": ("trainer.max_steps=4", "trainer.engine=plain", "trainer.gradient_checkpointing=true"),
+    "plain, checkpointing": ("trainer.max_steps=4", PLAIN, "trainer.gradient_checkpointing=true"),
     "plain, full fine-tuning": ("trainer.max_steps=4", "quantization=none", "lora=none"),
 }
 
@@ -52,12 +53,9 @@ LLAMA = (
     "data=dialogues_bundled",
     "generation.sample_prompts=[]",
     "trainer.optim=adamw_torch_fused",
-    "trainer.per_device_train_batch_size=1",
     "trainer.max_steps=3",
     "trainer.save_strategy=no",
 )
-PAIR = ("data.batching=padded", "data.max_length=512", "trainer.gradient_accumulation_steps=2")
-CHECKPOINTING = "trainer.gradient_checkpointing=true"
 FULL = (
     "lora=none",
     "quantization=none",
@@ -66,39 +64,28 @@ FULL = (
     "model.num_hidden_layers=16",
     "model.tie_word_embeddings=true",
 )
-
-
-def packed(tokens: int) -> tuple[str, ...]:
-    """Overrides of one packed row of that many tokens a step."""
-    return (
-        f"data.max_length={tokens}",
-        "trainer.per_device_eval_batch_size=1",
-        "trainer.gradient_accumulation_steps=1",
-    )
-
-
 GPU = {
-    "fused, 2 dialogues": (*PAIR, "trainer.max_memory_gib=10"),
+    "fused, 2 dialogues": (*PAIR, at_most(10)),
     "fused, 2 dialogues, weights kept": PAIR,
-    "fused, 8k": (*packed(8192), "trainer.max_memory_gib=33"),
-    "fused, 8k, bfloat16 weights": (*packed(8192), "quantization=none", "trainer.max_memory_gib=45"),
-    "fused, 4k, at most 7.5 GiB": (*packed(4096), CHECKPOINTING, "trainer.max_memory_gib=7.5"),
+    "fused, 8k": (*packed(8192), at_most(33)),
+    "fused, 8k, bfloat16 weights": (*packed(8192), "quantization=none", at_most(45)),
+    "fused, 4k, at most 7.5 GiB": (*packed(4096), LOW, at_most(7.5)),
     "fused, 8k, at most 7.5 GiB": (
         *packed(8192),
-        CHECKPOINTING,
-        "trainer.optim=adamw_8bit",
-        "trainer.max_memory_gib=7.5",
+        LOW,
+        SMALL_STATES,
+        at_most(7.5),
     ),
-    "plain, 2 dialogues": (*PAIR, "trainer.engine=plain"),
-    "plain, 4k": (*packed(4096), "trainer.engine=plain"),
-    "plain, 4k, int8": (*packed(4096), "trainer.engine=plain", "quantization=int8"),
-    "plain, 8k, checkpointing": (*packed(8192), "trainer.engine=plain", CHECKPOINTING),
+    "plain, 2 dialogues": (*PAIR, PLAIN),
+    "plain, 4k": (*packed(4096), PLAIN),
+    "plain, 4k, int8": (*packed(4096), PLAIN, "quantization=int8"),
+    "plain, 8k, checkpointing": (*packed(8192), PLAIN, LOW),
     "plain, full fine-tuning of a 1B": (*packed(4096), *FULL),
-    "plain, full, 1B, checkpointing": (*packed(4096), *FULL, CHECKPOINTING),
+    "plain, full, 1B, checkpointing": (*packed(4096), *FULL, LOW),
 }
 
 
-def run(overrides: tuple[str, ...], work: Path) -> tuple[float, float, float]:
+def run(overrides: Sequence[str], work: Path) -> tuple[float, float, float]:
     """A sweep of one point: the plan's figure and the measured peak in GiB, and the seconds until the plan was printed."""
     line = [sys.executable, str(TRAIN), *overrides, "seed=choice(65)", f"hydra.sweep.dir={work}/sweep", "-m"]
     started, seconds, said = time.perf_counter(), float("nan"), []
@@ -134,7 +121,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as work:
             places = (f"tracking.tracking_uri=sqlite:///{work}/runs.db", f"tracking.artifact_location={work}/artifacts")
             line = (*ground, *own, *overrides, *(("tracking=none",) if options.gpu else places))
-            guess, peak, seconds = run(line, Path(work))
+            chosen = dict(override.split("=", 1) for override in line)  # the last value of a key is the one that counts
+            guess, peak, seconds = run([f"{key}={value}" for key, value in chosen.items()], Path(work))
         print(f"{name:36}{guess:11.2f}{peak:10.2f}{guess / peak:7.2f}{seconds:8.1f}", flush=True)
 
 

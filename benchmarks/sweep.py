@@ -1,4 +1,4 @@
-"""A sweep against the same points typed one by one: `python benchmarks/sweep.py [OVERRIDE...]`.
+"""A sweep against the same points typed one by one: `python -m benchmarks.sweep [OVERRIDE...]`.
 
     --steps 20      optimizer steps of each point
     --points 8      how many points of the grid, rank times learning rate
@@ -26,7 +26,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-TRAIN = Path(__file__).parents[1] / "train.py"
+from benchmarks.train_run import TRAIN
+
 RANKS = (4, 8, 16, 32)
 RATES = ("1e-3", "5e-4")
 

@@ -50,18 +50,22 @@ def guarded(action: Callable[[], None]) -> int:
     try:
         action()
     except MedLLMError as error:
-        if ranks.is_main():
-            print(f"medllm: {error}", file=sys.stderr)
-        elif not isinstance(error, ConfigError | RankError):  # those, rank 0 has too
-            print(f"medllm: rank {ranks.rank()}: {error}", file=sys.stderr)
+        _complain(str(error), of_all=isinstance(error, ConfigError | RankError))
         return error.exit_code
     except KeyboardInterrupt:
-        if ranks.is_main():
-            print("medllm: interrupted", file=sys.stderr)
+        _complain("interrupted")
         return 130
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(bool(error.code))
     return 0
+
+
+def _complain(text: str, *, of_all: bool = True) -> None:
+    """Tells on stderr why the program ends. What all ranks come to, rank 0 tells alone."""
+    if ranks.is_main():
+        print(f"medllm: {text}", file=sys.stderr)
+    elif not of_all:
+        print(f"medllm: rank {ranks.rank()}: {text}", file=sys.stderr)
 
 
 def pop_option(arguments: list[str], name: str, default: Value) -> tuple[list[str], Value]:
@@ -76,7 +80,7 @@ def pop_option(arguments: list[str], name: str, default: Value) -> tuple[list[st
         return rest, default
     value = own[-1].partition("=")[2]
     if isinstance(default, int) and not value.isdigit():
-        print(f"medllm: {name}={value}: is no whole number", file=sys.stderr)
+        _complain(f"{name}={value}: is no whole number")
         raise SystemExit(2)
     return rest, type(default)(value)
 
@@ -107,7 +111,6 @@ def _launch(main: Callable[[], Any]) -> None:
     elif ranks.is_main():
         _explained(main, arguments.overrides)
     else:
-        console.quiet = True
         with tempfile.TemporaryDirectory(prefix="medllm.") as folder:  # for what a run writes without asking its rank
             sys.argv[1:] = overrides_first([*sys.argv[1:], f"hydra.run.dir='{folder}'"])
             _explained(main, arguments.overrides)

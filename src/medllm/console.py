@@ -1,4 +1,4 @@
-"""The one console: people read it on stderr, so that stdout stays free for what programs read."""
+"""The one console: people read it on stderr, so that stdout stays free for programs. Of several ranks 0 alone speaks."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+from medllm.ranks import is_main
+
+console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not is_main())
+
+
+def say(topic: str, text: str) -> None:
+    """One line of what a run or a sweep tells before it begins, its text below that of the others."""
+    console.print(f"{topic:<10}{text}", markup=False)
 
 
 @contextmanager

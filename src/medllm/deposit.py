@@ -10,7 +10,7 @@ from medllm.config.data import sources_of
 from medllm.config.lora import NoAdapterConf
 from medllm.config.model import PretrainedModelConf, WheelModelConf
 from medllm.config.run import RunConf
-from medllm.console import console
+from medllm.console import say
 from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets
 from medllm.data_view import data_view, write_data_report
@@ -60,20 +60,22 @@ def say_plan(conf: RunConf, datasets: Datasets, proof: LabelProof, trainable: in
     held_out = len(datasets.eval.samples.rows) if datasets.eval else 0
     counts = ", ".join(f"{count} {fate}" for fate, count in datasets.counts.items() if count and fate != "kept")
     together = f"{datasets.batching.name} loss {proof.together_loss:.4f} = {proof.alone_loss:.4f} one by one"
-    console.print(
-        f"data      {len(datasets.train.samples.rows)} conversations to train on, {held_out} held out, "
-        f"{datasets.train.num_tokens:,} tokens, {datasets.batching.name}{f'; {counts}' if counts else ''}\n"
-        f"labels    proven on {proof.conversations} conversations: answers and their end of turn supervised, nothing else; "
-        f"{together}\n"
-        f"model     {base_name(conf)} on {device}, {trainable:,} of {total:,} parameters trained "
-        f"({100 * trainable / total:.2f} %)"
+    rows = f"{len(datasets.train.samples.rows)} conversations to train on, {held_out} held out"
+    say(
+        "data",
+        f"{rows}, {datasets.train.num_tokens:,} tokens, {datasets.batching.name}{f'; {counts}' if counts else ''}",
     )
+    proven = f"proven on {proof.conversations} conversations: answers and their end of turn supervised, nothing else"
+    say("labels", f"{proven}; {together}")
+    trained = f"{trainable:,} of {total:,} parameters trained ({100 * trainable / total:.2f} %)"
+    say("model", f"{base_name(conf)} on {device}, {trained}")
     if ranks.world_size() > 1:
-        rows = conf.trainer.per_device_train_batch_size * conf.trainer.gradient_accumulation_steps
-        console.print(
-            f"ranks     {ranks.world_size()} processes with a device each; an optimizer step takes {rows} rows of each, "
-            f"{ranks.world_size() * rows} in all"
+        count, each = (
+            ranks.world_size(),
+            conf.trainer.per_device_train_batch_size * conf.trainer.gradient_accumulation_steps,
         )
+        step = f"an optimizer step takes {each} rows of each, {count * each} in all"
+        say("ranks", f"{count} processes with a device each; {step}")
 
 
 def record_curves(trainer: MedTrainer, before: EvalMetrics | None, conf: RunConf, folder: Path, record: Record) -> None:

@@ -19,7 +19,7 @@ from medllm.config.rules import cross_field_faults, effective_batching
 from medllm.config.run import RunConf
 from medllm.config.store import project_root, schema_names
 from medllm.config.tracking import NoTrackingConf
-from medllm.console import console
+from medllm.console import say
 from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets, build_datasets
 from medllm.data.shares import held_out_batches
@@ -243,14 +243,13 @@ def _fitted(conf: RunConf, datasets: Datasets, is_point: bool) -> RunConf:
     Raises:
         ConfigError: if it cannot fit, while that costs nothing yet. A sweep has looked at all of its points.
     """
-    decided, peak_gib = min(
-        ranks.gather(fitted(conf, datasets)), key=lambda found: not found[0].trainer.gradient_checkpointing
-    )
-    faults = memory_fault(decided, peak_gib, "trainer")
+    own, peak_gib = fitted(conf, datasets)
+    found = ranks.gather((own, memory_fault(own, peak_gib, "trainer")))
+    decided, faults = max(found, key=lambda rank: (bool(rank[1]), rank[0].trainer.gradient_checkpointing))
     if faults and not is_point:
         raise ConfigError(faults)
     if decided.trainer.gradient_checkpointing and conf.trainer.gradient_checkpointing is None:
-        console.print(f"memory    layers are recomputed, to fit the {limit_name(conf)}", markup=False)
+        say("memory", f"layers are recomputed, to fit the {limit_name(conf)}")
     return decided
 
 

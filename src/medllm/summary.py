@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from medllm.console import console
+from medllm.console import console, say
 
 
 def duration(seconds: float) -> str:
@@ -91,10 +91,9 @@ def print_plan(points: list[tuple[str, str]], prices: Sequence[Any], device: str
     measured = f" (from {', '.join(sources)})" if sources and math.isfinite(total) else ""
     known = [price.memory_gib for price in prices if math.isfinite(price.memory_gib)]
     if known:
-        console.print(f"memory    {gib(max(known))} at most, of {device}", markup=False)
-    console.print(
-        f"to do     {len(left)} points, {tokens:,} tokens, {time}{measured}\nfolder    {folder}", markup=False
-    )
+        say("memory", f"{gib(max(known))} at most, of {device}")
+    say("to do", f"{len(left)} points, {tokens:,} tokens, {time}{measured}")
+    say("folder", folder)
 
 
 def print_search(space: Any, states: Sequence[str], point: str, price: Any, folder: str) -> None:
@@ -116,14 +115,14 @@ def print_search(space: Any, states: Sequence[str], point: str, price: Any, fold
     time = f", {duration(price.seconds)} (from {price.rate.source})" if price.rate is not None else ""
     share = f"{price.trainable:,} parameters trained ({100 * price.trainable / price.total:.2f} %)"
     work = f"{price.steps:,} steps, {price.tokens:,} tokens, peak memory {gib(price.memory_gib)}{time}"
-    console.print(f"a point   {point}: {share}, {work}", markup=False)
+    say("a point", f"{point}: {share}, {work}")
     done = sum(state in ("finished", "pruned", "failed") for state in states)
     left = max(count - len(states), 0) + len(states) - done
     known = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     total = f"about {duration(left * price.seconds)} one after another, less what is pruned"
     total = total if math.isfinite(price.seconds) else "time not measured yet"
-    console.print(f"to do     {left} trials, {total}{f'; there are {known}' if known else ''}", markup=False)
-    console.print(f"folder    {folder}", markup=False)
+    say("to do", f"{left} trials, {total}{f'; there are {known}' if known else ''}")
+    say("folder", folder)
 
 
 def print_points(rows: list[dict[str, Any]], title: str) -> None:

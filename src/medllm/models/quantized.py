@@ -20,7 +20,7 @@ from medllm import ranks
 from medllm.cache import ABOUT, cache_dir, cached, code_version, key_of
 from medllm.config.model import ModelConf
 from medllm.config.quantization import FourBitConf, QuantizationConf
-from medllm.console import console
+from medllm.console import say
 
 KIND = "quantized"
 SEALS = "seals.json"
@@ -86,7 +86,7 @@ def kept_quantized(
         with ranks.main_first():
             folder = cached(KIND, key, build, {"model": name, "as": _shown(quantization)}, is_whole)
     except _NotKeptError as reason:
-        console.print(f"cache     {name} will be quantized again at the next start: {reason}", markup=False)
+        say("cache", f"{name} will be quantized again at the next start: {reason}")
     return made[0] if made else load(folder)
 
 

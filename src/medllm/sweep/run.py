@@ -13,7 +13,7 @@ from medllm.comparison.report import compare_sweep, print_comparison, write_comp
 from medllm.config.plan import Plan
 from medllm.config.run import RunConf
 from medllm.config.store import slug
-from medllm.console import console
+from medllm.console import console, say
 from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError
 from medllm.run_folder import RESULT, STOP, SWEEP, SweepFile, SweepPoint, read_result
 from medllm.stopping import OWNER, stop
@@ -198,7 +198,7 @@ class Sweep:
             record.log_artifact(page)
             for picture in pictures:
                 record.log_artifact(picture, "comparison")
-            console.print(f"page      {page}", markup=False)
+            say("page", str(page))
         if finished:
             record.log_metrics({"sweep/best_eval_loss": finished[0]["objective"], "sweep/finished": len(finished)}, 0)
 

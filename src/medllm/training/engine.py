@@ -9,7 +9,7 @@ from medllm import ranks
 from medllm.config.quantization import FourBitConf
 from medllm.config.run import RunConf
 from medllm.config.trainer import Engine, Optimizer
-from medllm.console import console
+from medllm.console import say
 from medllm.data.collate import FlatCollator
 from medllm.data.pipeline import Datasets, Side
 from medllm.errors import ConfigError, DeviceMemoryError, Fault
@@ -53,7 +53,7 @@ def build_engine(conf: RunConf, model: Any, datasets: Datasets, device: str) -> 
     if reason:
         if conf.trainer.engine is Engine.fused:
             raise ConfigError(_refusal(reason))
-        console.print(f"engine    plain: {reason}", markup=False)
+        say("engine", f"plain: {reason}")
         return None
     side = datasets.train
     budget = min(ranks.gather(_budget(conf, device)))
@@ -76,7 +76,7 @@ def build_engine(conf: RunConf, model: Any, datasets: Datasets, device: str) -> 
             torch.cuda.empty_cache()
             continue
         assert engine is not None
-        console.print(f"engine    fused: {plan}; {plan.peak / GIB:.1f} GiB beside the model", markup=False)
+        say("engine", f"fused: {plan}; {plan.peak / GIB:.1f} GiB beside the model")
         return engine
     least = min(needed for _, needed in found)
     raise DeviceMemoryError(

@@ -12,13 +12,13 @@ from medllm.config.run import RunConf
 from medllm.data.pipeline import Datasets
 from medllm.errors import Fault
 from medllm.models.base import pick_device
+from medllm.models.fused.plan import GIB
 from medllm.tracking.memory import device_memory_gib, resident_gib
-from medllm.training.memory_estimate import GIB, MemoryEstimate, estimate_memory
+from medllm.training.memory_estimate import MemoryEstimate, estimate_memory
 
 # Memory of a process on a CPU per byte of what comes and goes in a step: freed blocks stay with it, and the more steps, the more
 # of them (LOG.md, "memory on a CPU"). Where a run of the kind has been measured, that counts.
 RESIDENT = 1.6
-
 
 # Estimates of this process: points of a sweep that differ in a rate only have one in common.
 _estimates: dict[str, MemoryEstimate | None] = {}
@@ -116,10 +116,10 @@ def memory_fault(conf: RunConf, peak_gib: float, name: str) -> list[Fault]:
     if not peak_gib > memory_limit_gib(conf):
         return []
     problem = f"needs about {peak_gib:.1f} GiB at its peak"
-    return [Fault(name, problem, allowed=f"at most the {limit_name(conf)}", fix=memory_fix(conf))]
+    return [Fault(name, problem, allowed=f"at most the {limit_name(conf)}", fix=_fix(conf))]
 
 
-def memory_fix(conf: RunConf) -> str:
+def _fix(conf: RunConf) -> str:
     """Overrides that would make a run smaller and are not in force yet, to show."""
     trainer, size = conf.trainer, conf.trainer.per_device_train_batch_size
     fixes = []

@@ -27,12 +27,11 @@ from medllm.data.collate import Batch
 from medllm.data.pipeline import Datasets, Side
 from medllm.models.adapter import attach_adapter
 from medllm.models.base import build_tokenizer
+from medllm.models.fused.plan import GIB
 from medllm.models.shapes import build_base_shape, layer_lists, move_shapes
 from medllm.tracking.memory import device_memory_gib
 from medllm.training.engine import engine_obstacle, step_plans
 from medllm.training.metrics import precision, predictions, supervised_positions, token_losses
-
-GIB = 2**30
 
 # Layers of the longer of the two stacks.
 STACK = 3
