@@ -16,11 +16,12 @@ LAYERS = [
     {"conversation"},
     {"data", "models", "tracking", "hub", "plots", "artifact", "help", "run_folder"},
     {"training", "inference", "data_page"},
-    {"result", "data_view", "foundation"},
+    {"result", "data_view", "foundation", "guard"},
+    {"evaluation"},
     {"deposit"},
     {"experiment", "summary"},
     {"comparison"},
-    {"sweep"},
+    {"sweep", "review", "card"},
     {"cli"},
 ]
 ONLY_IN = {"mlflow": {"tracking", "evaluation"}, "peft": {"models"}, "bitsandbytes": {"models"}, "optuna": {"sweep"}}
