@@ -7,9 +7,10 @@ from medllm.models.fused.reference import Dropout, Tensor
 
 
 @triton.jit
-def dropped(value, key, place, p):
-    """Values that stay are larger by 1 / (1 - p). Philox's key is the micro-batch's seed and the site, its counter the place."""
-    return tl.where(tl.rand(key, place) >= p, value / (1.0 - p), 0.0)
+def growth(key, place, p):
+    """By what values grow: 1 / (1 - p) where they stay, else 0. Philox's key is the micro-batch's seed and the site, its counter
+    the place."""
+    return tl.where(tl.rand(key, place) >= p, 1.0 / (1.0 - p), 0.0)
 
 
 @triton.jit
@@ -29,7 +30,7 @@ def _dropout(
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < D
     value = tl.load(x + row * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    kept = dropped(value, tl.load(seed) + site, (row * D).to(tl.int32) + columns, p)
+    kept = value * growth(tl.load(seed) + site, (row * D).to(tl.int32) + columns, p)
     if ADDS:
         kept += tl.load(out + row * out_stride + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * out_stride + columns, kept.to(out.dtype.element_ty), mask=inside)
