@@ -33,7 +33,7 @@ import yaml
 from benchmarks.cut_dialogues import as_they_are, read_lengths, write_dialogues
 from benchmarks.train_run import TRAIN, end_on_sigterm, rate_of, run, tail
 
-PEER_JOBS = "mkmodel,unsloth_c,unsloth_a,unsloth_b,notebook"
+PEER_JOBS = "mkmodel,notebook,unsloth_c,unsloth_a,unsloth_b"
 # Share of --seconds that the peers may take.
 PEER_SHARE = 0.55
 PAIR = (

@@ -52,9 +52,7 @@ class MlpBlock:
         low_gate_up = work.low(layer.gate_up, normed[:, :features], part)
         gate_up = self._gate_up(normed, low_gate_up)
         activated = hidden[:, : down.features]
-        low_down = work.ops.swiglu(
-            gate_up[:, : layer.gate_up.width], activated, down.down, work.dropout(down, part)
-        )
+        low_down = work.ops.swiglu(gate_up[:, : layer.gate_up.width], activated, down.down, work.dropout(down, part))
         if out is not None:
             work.product(down, hidden, low_down, out)
         return SavedMlp(branch, rstd, low_gate_up, gate_up, low_down)

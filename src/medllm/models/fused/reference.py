@@ -30,6 +30,11 @@ class Dropout(NamedTuple):
     seed: Tensor
     site: int
 
+    @property
+    def limit(self) -> int:
+        """16 random bits below it drop a number: p is rounded to 1 / 65,536."""
+        return round(self.p * 65536)
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, branch: Tensor | None = None) -> Tensor:
     """Out = x rstd weight, rstd = 1 / sqrt(mean(x^2) + eps) (arXiv 1910.07467).
@@ -169,13 +174,12 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
 
 
 def _kept(shape: torch.Size, drop: Dropout) -> tuple[Tensor, float]:
-    """Which elements dropout keeps, and by what they grow. p is rounded to 1 / 65,536: four elements share a random number."""
+    """Which elements dropout keeps, and by what they grow: four elements share a random number."""
     generator = torch.Generator().manual_seed((int(drop.seed) * 1_000_003 + drop.site) % 2**63)
     count = shape.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    dropped = round(drop.p * 65536)
-    kept = bits.view(torch.int16)[:count].view(shape) >= dropped - 32768
-    return kept, 65536 / (65536 - dropped)
+    kept = bits.view(torch.int16)[:count].view(shape) >= drop.limit - 32768
+    return kept, 65536 / (65536 - drop.limit)
 
 
 def _dropped(x: Tensor, drop: Dropout) -> Tensor:
