@@ -2,6 +2,8 @@
 
     --steps 20      optimizer steps of each point
     --points 8      how many points of the grid, rank times learning rate
+    --singles 8     how many of them are typed one by one too; the time of all is in proportion
+    --jobs 1        processes of the sweep: more than one by hydra/launcher=joblib
     --out FOLDER    an empty one that keeps runs, record and the page of the sweep
 
 Every override of train.py is taken; `experiment=demo` is the ground. Half of the single runs come before the sweep and half
@@ -68,20 +70,23 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--points", type=int, default=8, choices=range(2, len(RANKS) * len(RATES) + 1, 2))
+    parser.add_argument("--singles", type=int)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options, overrides = parser.parse_known_args()
     ranks = RANKS[: options.points // 2]
     grid = list(itertools.product(ranks, RATES))
+    chosen = grid[:: max(len(grid) // (options.singles or len(grid)), 1)]
     with contextlib.nullcontext(options.out.resolve()) if options.out else tempfile.TemporaryDirectory() as work:
         own = ["experiment=demo", f"trainer.max_steps={options.steps}", *overrides]
         own += [f"tracking.tracking_uri=sqlite:///{work}/runs.db", f"tracking.artifact_location={work}/artifacts"]
         typed(
             *own, "trainer.max_steps=1", f"hydra.run.dir={work}/warm"
         )  # base, data and database are ready for both sides
-        folders = [Path(work, f"{rank}-{rate}") for rank, rate in grid]
+        folders = [Path(work, f"{rank}-{rate}") for rank, rate in chosen]
 
         def alone(number: int) -> float:
-            rank, rate = grid[number]
+            rank, rate = chosen[number]
             where = f"hydra.run.dir={folders[number]}"
             return say(f"alone {number}", typed(*own, f"lora.r={rank}", f"trainer.learning_rate={rate}", where))
 
@@ -89,22 +94,25 @@ def main() -> None:
             print(f"{name}: {seconds:.1f} s", file=sys.stderr, flush=True)
             return seconds
 
-        half = len(grid) // 2
+        half = len(chosen) // 2
         walls = [alone(number) for number in range(half)]
         axes = (f"lora.r={','.join(map(str, ranks))}", f"trainer.learning_rate={','.join(RATES)}")
+        if options.jobs > 1:
+            axes += ("hydra/launcher=joblib", f"hydra.launcher.n_jobs={options.jobs}")
         sweep = say("sweep", typed(*own, *axes, f"hydra.sweep.dir={work}/sweep", "-m"))
-        walls += [alone(number) for number in range(half, len(grid))]
+        walls += [alone(number) for number in range(half, len(chosen))]
+        one_by_one = sum(walls) * len(grid) / len(chosen)
         points = json.loads((Path(work) / "sweep" / "sweep.json").read_text())["points"]
         together = [timing(Path(work) / "sweep" / point["folder"]) for point in points]
         single = [timing(folder) for folder in folders]
-    print(f"{len(grid)} points of {options.steps} steps, {os.cpu_count()} cores")
+    print(f"{len(grid)} points of {options.steps} steps, {len(chosen)} of them alone too, {os.cpu_count()} cores")
     print(f"{'':10}{'wall s':>10}{'to start s, first':>20}{'others: median':>17}{'longest':>10}{'training s':>13}")
-    for name, wall, found in (("one by one", sum(walls), single), ("sweep", sweep, together)):
+    for name, wall, found in (("one by one", one_by_one, single), ("sweep", sweep, together)):
         first, *others = [one.to_start for one in found]
         starts = f"{first:20.1f}{statistics.median(others):17.2f}{max(others):10.2f}"
-        print(f"{name:10}{wall:10.1f}{starts}{sum(one.training for one in found):13.1f}")
-    same = sum(one.loss == other.loss for one, other in zip(together, single, strict=True))
-    print(f"wall, sweep over one by one: {sweep / sum(walls):.2f}; {same} of {len(grid)} held-out losses the same")
+        print(f"{name:10}{wall:10.1f}{starts}{sum(one.training for one in found) * len(grid) / len(found):13.1f}")
+    same = sum(together[grid.index(point)].loss == one.loss for point, one in zip(chosen, single, strict=True))
+    print(f"wall, sweep over one by one: {sweep / one_by_one:.2f}; {same} of {len(chosen)} held-out losses the same")
 
 
 if __name__ == "__main__":

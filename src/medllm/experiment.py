@@ -154,8 +154,11 @@ def _run(
     is_point: bool,
 ) -> Result:
     """The table of contents of a run."""
-    tokenizer = build_tokenizer(conf.model)
-    renderer = Renderer(tokenizer.tokenizer, conf.data.system_prompt)
+    tokenizer = foundation.get("tokenizer", (conf.model,), lambda: build_tokenizer(conf.model))
+    systems = (conf.data.system_prompt, conf.generation.system_prompt)
+    renderer, inference_renderer = foundation.get(
+        "renderers", (conf.model, *systems), lambda: tuple(Renderer(tokenizer.tokenizer, system) for system in systems)
+    )
     datasets = build_datasets(conf.data, renderer, effective_batching(conf), conf.seed)
     record_data(datasets, conf, renderer, folder, record)
     decided = _fitted(conf, datasets, is_point)
@@ -164,7 +167,7 @@ def _run(
         (conf.model, conf.quantization, device, decided.trainer.gradient_checkpointing),
         lambda: build_base_model(conf.model, conf.quantization, tokenizer, device),
     )
-    samples = Samples(conf, Renderer(tokenizer.tokenizer, conf.generation.system_prompt), record, folder)
+    samples = Samples(conf, inference_renderer, record, folder)
     measured = _measure_base(base, conf, datasets, renderer, samples, device)
     proof, before, answers_before = measured.proof, measured.before, measured.answers
     record_proof(proof, folder, record)

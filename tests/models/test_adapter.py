@@ -177,3 +177,16 @@ def test_new_tokens_under_an_adapter_that_cannot_train_them_are_refused() -> Non
     """With the remedies."""
     with pytest.raises(ModelError, match="2 new tokens, whose embeddings this adapter cannot train"):
         build_peft_config(conf("lora=ia3").lora, num_hidden_layers=2, new_token_ids=(7, 8))
+
+
+def test_saving_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint, as the Trainer saves it, of a base that the hub may know: no request."""
+    from peft.utils import save_and_load
+
+    asked: list[str] = []
+    monkeypatch.setattr(save_and_load, "check_file_exists_on_hf_hub", lambda name, *rest, **more: asked.append(name))
+    run = conf()
+    model = attach_adapter(base_of(run), run.lora, name="somebody/llama")
+    model.save_pretrained(tmp_path, state_dict=model.state_dict(), is_main_process=True)
+    assert (tmp_path / "adapter_model.safetensors").is_file()
+    assert asked == []

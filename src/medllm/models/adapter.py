@@ -1,5 +1,6 @@
 """Attaches what is trained: LoRA and its variants, IA3, prefix tuning, adapter layers, or nothing for full fine-tuning."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,9 @@ def attach_adapter(base: Any, conf: AdapterConf, new_token_ids: tuple[int, ...] 
         return base.requires_grad_(True)
     model = peft.get_peft_model(base, peft_config)
     model.peft_config["default"].base_model_name_or_path = name
+    # Of checkpoints too: resized embeddings stay out, for the rows that were trained are in the adapter. By default peft asks the
+    # hub for the base's vocabulary whenever it saves.
+    model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
     return _keep_dtype(model)
 
 
@@ -130,7 +134,7 @@ def save_initial(model: Any, folder: Path) -> None:
     """Keeps the freshly initialised adapter of a method that changes the base; `save_model` subtracts it."""
     config = model.peft_config["default"]
     method, config.init_lora_weights = config.init_lora_weights, True
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(folder)
     config.init_lora_weights = method
 
 
@@ -147,12 +151,9 @@ def save_model(model: Any, folder: Path, initial: Path | None = None, state_dict
     if not is_adapter(model):
         model.save_pretrained(folder, state_dict=state_dict)
     elif initial is None:
-        # Resized embeddings stay out: the rows that were trained are in the adapter.
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder)
     else:
-        model.save_pretrained(
-            folder, save_embedding_layers=False, path_initial_model_for_weight_conversion=str(initial)
-        )
+        model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(initial))
     (folder / "README.md").unlink(missing_ok=True)  # peft's card states next to nothing
 
 

@@ -16,6 +16,7 @@ class _QuantizedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, layer: "QuantizedShape") -> torch.Tensor:
         ctx.layer, ctx.dtype = layer, inputs.dtype
+        ctx.kept = inputs if layer.keeps_input else None
         return (inputs.to(layer.compute_dtype) @ layer.weight.t()).to(inputs.dtype)
 
     @staticmethod
@@ -35,6 +36,7 @@ class QuantizedShape(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         weights = linear.in_features * linear.out_features
+        self.keeps_input = isinstance(conf, Int8Conf)  # bitsandbytes' MatMul8bitLt does, although the weight is frozen
         if isinstance(conf, FourBitConf):
             # A float32 constant per 64 weights, or a byte where constants are quantized too (and one more per 256 of those).
             packed = weights // 2 + weights // 64 * (1 if conf.bnb_4bit_use_double_quant else 4)

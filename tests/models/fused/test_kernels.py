@@ -70,6 +70,7 @@ def test_rms_norm(dtype: torch.dtype) -> None:
     """Forward, and backward with and without what goes around the norm."""
     x, grad, weight = wide(T, D, dtype), wide(T, D, dtype), torch.randn(D, device=DEVICE).to(dtype)
     close(both(lambda k, out: k.rms_norm(x, weight, 1e-5, out[0]), (T, D), dtype=dtype), dtype)
+    close(both(lambda k, out: k.rms_norm(x, weight, 1e-5, out[0], out[1]), (T, D), (T, D), dtype=dtype), dtype)
     rstd = reference.rms_norm(x, weight, 1e-5, torch.empty_like(x))
     around = wide(T, D, dtype)
     for residual in (around, None):
@@ -115,10 +116,17 @@ def one_mask(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @types
-def test_swiglu(dtype: torch.dtype) -> None:
-    """Gate and up side by side."""
-    gate_up = wide(T, 2 * D, dtype)
-    close(both(lambda k, out: k.swiglu(gate_up, out[0]), (T, D), dtype=dtype), dtype)
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("rank", [0, 8, 16, 48, 128])
+@pytest.mark.usefixtures("one_mask")
+def test_swiglu(rank: int, p: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gate and up side by side, and what the adapter behind gets down to, by programs that share columns."""
+    monkeypatch.setattr(activation, "COLUMNS", 32)
+    gate_up, down = wide(75, 2 * D, dtype), torch.randn(rank, D, device=DEVICE).to(dtype) / D**0.5
+    drop = Dropout(p, torch.tensor(5, device=DEVICE), 3)
+    pairs = both(lambda k, out: k.swiglu(gate_up, out[0], down, drop), (75, D), dtype=dtype)
+    assert pairs[1][0].shape == (75, rank)
+    close(pairs, dtype)
 
 
 @types
@@ -132,8 +140,9 @@ def test_swiglu_backward(
     monkeypatch.setattr(activation, "SHARE", 32)
     grad = wide(75, D, dtype)
     lows = [wide(75, sum(ranks), dtype)[:, sum(ranks[:i]) : sum(ranks[: i + 1])] / 75**0.5 for i in range(3)]
+    down = torch.randn(ranks[0], D, device=DEVICE).to(dtype)
     drop = Dropout(p, torch.tensor(5, device=DEVICE), 3)
-    pairs = both(lambda k, out: k.swiglu_backward(grad, out[0], out[0], *lows, drop), (75, 2 * D), dtype=dtype)
+    pairs = both(lambda k, out: k.swiglu_backward(grad, out[0], out[0], *lows, down, drop), (75, 2 * D), dtype=dtype)
     assert pairs[1][0].shape == (sum(ranks), D)
     assert pairs[1][0].dtype == torch.float32
     close(pairs, dtype)
@@ -143,7 +152,11 @@ def test_sums_over_tokens_are_repeatable() -> None:
     """Bit for bit, whichever program is first."""
     grad, gate_up = wide(75, D, torch.float32), wide(75, 2 * D, torch.float32)
     lows, drop = [wide(75, 16, torch.float32)] * 3, Dropout(0.0, torch.tensor(0, device=DEVICE), 0)
-    first, second = (kernels.swiglu_backward(grad, gate_up, torch.empty_like(gate_up), *lows, drop) for _ in range(2))
+    down = torch.randn(16, D, device=DEVICE)
+    out = torch.empty_like(gate_up)
+    first, second = (kernels.swiglu_backward(grad, gate_up, out, *lows, down, drop) for _ in range(2))
+    assert torch.equal(first, second)
+    first, second = (kernels.swiglu(gate_up, out[:, :D], down, drop) for _ in range(2))
     assert torch.equal(first, second)
 
 

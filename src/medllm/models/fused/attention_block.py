@@ -61,7 +61,7 @@ class SavedAttention(NamedTuple):
     """Of attention's block, for its backward pass.
 
     Attributes:
-        x: (T, D), its input.
+        x: (T, D), its input, the branch before it included.
         rstd: (T), of its norm.
         low: (T, n r), what the adapters of queries, keys and values got down to.
         qkv: (T, (H + 2 G) E); queries and keys rotated, unless they are normed.
@@ -86,16 +86,23 @@ class SavedAttention(NamedTuple):
 
 
 class AttentionBlock:
-    """x + out(attention(qkv(norm(x))))."""
+    """out(attention(qkv(norm(x))))."""
 
     def __init__(self, layer: Layer, heads: Heads, work: Workspace):
         self.layer, self.heads, self.work = layer, heads, work
 
-    def forward(self, x: Tensor, places: Conversations) -> tuple[Tensor, SavedAttention]:
-        """(T, D), and what the backward pass needs."""
+    def forward(self, x: Tensor, branch: Tensor | None, places: Conversations) -> tuple[Tensor, SavedAttention]:
+        """What this block adds to its input, (T, D), and what the backward pass needs.
+
+        Args:
+            x: (T, D).
+            branch: (T, D), of the MLP's block before; x is added to it. None at the first layer.
+            places: Where tokens stand.
+        """
         layer, work, (tokens, features) = self.layer, self.work, x.shape
         normed = self._normed(tokens)
-        rstd = work.norm(layer.norm, x, normed[:, :features])
+        rstd = work.norm(layer.norm, x, normed[:, :features], branch)
+        x = x if branch is None else branch
         low = work.low(layer.qkv, normed[:, :features])
         qkv = work.product(layer.qkv, normed, low, x.new_empty(tokens, layer.qkv.width))
         q, k, head_rstds = self._queries_and_keys(qkv, places.position_ids)
@@ -104,12 +111,12 @@ class AttentionBlock:
         flat = attended.reshape(tokens, -1)
         low_out = work.low(layer.out, flat)
         # Attention's output has no border, so the adapter's part is added by itself.
-        x2 = torch.addmm(x, flat, work.matrix(layer.out)[: layer.out.width, : layer.out.features].T)
+        result = flat @ work.matrix(layer.out)[: layer.out.width, : layer.out.features].T
         if layer.out.rank:
-            x2.addmm_(low_out, layer.out.ups[0].T)
+            result.addmm_(low_out, layer.out.ups[0].T)
         if layer.out.bias is not None:
-            x2 += layer.out.bias
-        return x2, SavedAttention(x, rstd, low, qkv, q, k, head_rstds, attended, attention, low_out)
+            result += layer.out.bias
+        return result, SavedAttention(x, rstd, low, qkv, q, k, head_rstds, attended, attention, low_out)
 
     def backward(self, saved: SavedAttention, grad: Tensor, places: Conversations, *, is_first: bool) -> None:
         """Turns the gradient (T, D + R) at the block's output into that at its input.

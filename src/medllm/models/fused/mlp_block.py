@@ -11,7 +11,7 @@ class SavedMlp(NamedTuple):
     """Of the MLP's block, for its backward pass.
 
     Attributes:
-        x: (T, D), its input.
+        x: (T, D), its input, the branch before it included.
         rstd: (T), of its norm.
         low_gate_up: (T, n r), what the adapters got down to.
         gate_up: (T, 2 F + R), the border empty; None if it is made again.
@@ -26,7 +26,7 @@ class SavedMlp(NamedTuple):
 
 
 class MlpBlock:
-    """x + down(silu(gate) up), gate and up of norm(x).
+    """down(silu(gate) up), gate and up of norm(x).
 
     Args:
         layer: Its weights.
@@ -37,25 +37,25 @@ class MlpBlock:
     def __init__(self, layer: Layer, most: int, work: Workspace):
         self.layer, self.most, self.work = layer, most, work
 
-    def forward(self, x: Tensor, out: Tensor | None, part: int = 0) -> SavedMlp:
+    def forward(self, x: Tensor, branch: Tensor, out: Tensor | None, part: int = 0) -> SavedMlp:
         """What the backward pass needs.
 
         Args:
             x: (T, D).
-            out: (T, D), written with the block's output; None if only the backward pass is wanted.
+            branch: (T, D), of attention's block; x is added to it.
+            out: (T, D), written with what this block adds to that; None if only the backward pass is wanted.
             part: Which of the parts that the tokens are computed in.
         """
         layer, work, (tokens, features) = self.layer, self.work, x.shape
         normed, hidden, down = self._normed(tokens), self._hidden(tokens), layer.down
-        rstd = work.norm(layer.norm2, x, normed[:, :features])
+        rstd = work.norm(layer.norm2, x, normed[:, :features], branch)
         low_gate_up = work.low(layer.gate_up, normed[:, :features], part)
         gate_up = self._gate_up(normed, low_gate_up)
         activated = hidden[:, : down.features]
-        work.ops.swiglu(gate_up[:, : layer.gate_up.width], activated)
-        low_down = work.low(down, activated, part)
+        low_down = work.ops.swiglu(gate_up[:, : layer.gate_up.width], activated, down.down, work.dropout(down, part))
         if out is not None:
-            work.product(down, hidden, low_down, out, x)
-        return SavedMlp(x, rstd, low_gate_up, gate_up, low_down)
+            work.product(down, hidden, low_down, out)
+        return SavedMlp(branch, rstd, low_gate_up, gate_up, low_down)
 
     def backward(self, saved: SavedMlp, grad: Tensor, part: int = 0) -> None:
         """Turns the gradient (T, D + R) at the block's output into that at its input."""
@@ -81,7 +81,9 @@ class MlpBlock:
         """
         projection, down, work = self.layer.gate_up, self.layer.down, self.work
         low_gate, low_up = (low[:, part_of.columns] for part_of in projection.parts)
-        sums = work.ops.swiglu_backward(grad, gate_up, gate_up, low_grad, low_gate, low_up, work.dropout(down, part))
+        sums = work.ops.swiglu_backward(
+            grad, gate_up, gate_up, low_grad, low_gate, low_up, down.down, work.dropout(down, part)
+        )
         of_down, of_gate_up = sums.split((down.rank, projection.rank))
         down.down_grad += of_down
         for adapted, up_grad in zip(projection.adapted, projection.up_grads, strict=True):

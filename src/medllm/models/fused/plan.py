@@ -157,7 +157,7 @@ def activation_bytes(sizes: Sizes, keep: Keep, tokens: int) -> int:
     again = 0 if keep is Keep.everything else part * gate_up
     mlp = again + part * inputs + 4 * sizes.inner_ranks * sizes.inner * (MOST_SHARES + 2)
     if sizes.drops:
-        mlp += part * sizes.inner * e  # the adapter's part of the gradient, before it is dropped
+        mlp += part * inputs  # the part of the gradient that comes through the adapters, before it is dropped
     block = tokens * (attention + inputs * (1 + 2 * (keep is Keep.inputs_on_host))) if keep.recomputes_layers else 0
     layer = block + max(mlp, tokens * 6 * sizes.heads * e)
     head = tokens * 3 * inputs + min(HEAD_BYTES, tokens * sizes.vocabulary * e)

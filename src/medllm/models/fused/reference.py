@@ -30,8 +30,13 @@ class Dropout(NamedTuple):
     seed: Tensor
     site: int
 
+    @property
+    def limit(self) -> int:
+        """16 random bits below it drop a number: p is rounded to 1 / 65,536."""
+        return round(self.p * 65536)
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, branch: Tensor | None = None) -> Tensor:
     """Out = x rstd weight, rstd = 1 / sqrt(mean(x^2) + eps) (arXiv 1910.07467).
 
     Args:
@@ -39,10 +44,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
         weight: (D).
         eps: Of the norm.
         out: (T, D), written.
+        branch: (T, D), added to x before; the sum is written over it.
 
     Returns:
         rstd, (T) float32.
     """
+    if branch is not None:
+        x = branch.add_(x)
     x32 = x.float()
     rstd = torch.rsqrt(x32.square().mean(dim=-1) + eps)
     out.copy_(x32.mul_(rstd[:, None]).mul_(weight) if x32 is not x else x * rstd[:, None] * weight)
@@ -89,31 +97,45 @@ def rotate(heads: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, out: Tens
     out.copy_(torch.cat((first * c - second * s, second * c + first * s), dim=-1))
 
 
-def swiglu(gate_up: Tensor, out: Tensor) -> None:
+def swiglu(gate_up: Tensor, out: Tensor, down: Tensor, drop: Dropout) -> Tensor:
     """Out = silu(gate) up (arXiv 2002.05202).
 
     Args:
         gate_up: (T, 2 F): gate, then up.
         out: (T, F), written.
+        down: (r, F), of the adapter behind.
+        drop: In front of that adapter.
+
+    Returns:
+        (T, r) in the type of `out`, what that adapter gets down to: dropout(out) down^T.
     """
     gate, up = gate_up.chunk(2, dim=-1)
     torch.mul(F.silu(gate), up, out=out) if out.is_contiguous() else out.copy_(F.silu(gate).mul_(up))
+    return _dropped(out, drop) @ down.T
 
 
 def swiglu_backward(
-    grad: Tensor, gate_up: Tensor, out: Tensor, low_grad: Tensor, low_gate: Tensor, low_up: Tensor, drop: Dropout
+    grad: Tensor,
+    gate_up: Tensor,
+    out: Tensor,
+    low_grad: Tensor,
+    low_gate: Tensor,
+    low_up: Tensor,
+    down: Tensor,
+    drop: Dropout,
 ) -> Tensor:
     """Gradients of gate and up, and those sums over the tokens for the adapters' gradients that have a factor of F features.
 
     With s = sigmoid(gate): d gate = grad up s (1 + gate (1 - s)), d up = grad gate s.
 
     Args:
-        grad: (T, F), of the output.
+        grad: (T, F), of the output; without what comes through the adapter behind if something is dropped in front of that.
         gate_up: (T, 2 F).
         out: (T, 2 F), written; may be `gate_up`.
         low_grad: (T, r), the gradient of what the adapter behind got down to.
         low_gate: (T, r'), what the adapter of gate got down to.
         low_up: (T, r''), likewise.
+        down: (r, F), of the adapter behind.
         drop: In front of the adapter behind.
 
     Returns:
@@ -121,6 +143,8 @@ def swiglu_backward(
     """
     gate, up = (half.float() for half in gate_up.chunk(2, dim=-1))
     grad = grad.float()
+    if drop.p:
+        grad = grad + _dropped(low_grad @ down, drop)
     s = torch.sigmoid(gate)
     activated = gate * s
     hidden = (activated * up).to(out.dtype)
@@ -150,13 +174,12 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
 
 
 def _kept(shape: torch.Size, drop: Dropout) -> tuple[Tensor, float]:
-    """Which elements dropout keeps, and by what they grow. p is rounded to 1 / 65,536: four elements share a random number."""
+    """Which elements dropout keeps, and by what they grow: four elements share a random number."""
     generator = torch.Generator().manual_seed((int(drop.seed) * 1_000_003 + drop.site) % 2**63)
     count = shape.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    dropped = round(drop.p * 65536)
-    kept = bits.view(torch.int16)[:count].view(shape) >= dropped - 32768
-    return kept, 65536 / (65536 - dropped)
+    kept = bits.view(torch.int16)[:count].view(shape) >= drop.limit - 32768
+    return kept, 65536 / (65536 - drop.limit)
 
 
 def _dropped(x: Tensor, drop: Dropout) -> Tensor:

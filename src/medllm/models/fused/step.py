@@ -91,24 +91,26 @@ class FusedStep:
         """
         self.work.refresh()
         places = Conversations(position_ids, Segments(bounds, self.max_length))
-        x = self.embedding.weight[input_ids]
+        x, branch = self.embedding.weight[input_ids], None
         kept: list[Any] = []
         for index, (attention, mlp) in enumerate(self._blocks):
-            x2, saved = attention.forward(x, places)
-            out = torch.empty_like(x2)
+            # Each block's output is added to its input by the norm of the next, which reads both anyway.
+            x2, saved = attention.forward(x, branch, places)
+            x, branch = saved.x, torch.empty_like(x2)
             if self.keep.recomputes_layers:
                 del saved
                 for part, rows in enumerate(self._parts(len(x))):
-                    mlp.forward(x2[rows], out[rows], part)
+                    mlp.forward(x[rows], x2[rows], branch[rows], part)
                 if self._host is not None:
                     self._host.put(index, x)
                 kept.append(None if self._host is not None else x)
             else:
-                inner = mlp.forward(x2, out)
+                inner = mlp.forward(x, x2, branch)
                 kept.append((saved, inner._replace(gate_up=None) if self.keep is Keep.all_but_gate_up else inner))
                 del saved, inner  # or the last layer's would stay through the head
-            x = out
-        return x, kept
+            x = x2  # by now the sum
+        assert branch is not None
+        return branch.add_(x), kept
 
     def head_backward(self, x: Tensor, positions: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """The scaled loss, and its gradient at the last layer's output in a bordered buffer.
@@ -153,11 +155,10 @@ class FusedStep:
             (attention, mlp), kept = self._blocks[index], saved.pop()
             if self.keep.recomputes_layers:
                 x = kept if self._host is None else self._host.take(index, len(grad))
-                x2, of_attention = attention.forward(x, places)
-                del x
+                x2, of_attention = attention.forward(x, None, places)
                 for part, rows in enumerate(self._parts(len(grad))):
-                    mlp.backward(mlp.forward(x2[rows], None, part), grad[rows], part)
-                del x2
+                    mlp.backward(mlp.forward(x[rows], x2[rows], None, part), grad[rows], part)
+                del x, x2
             else:
                 of_attention, of_mlp = kept
                 mlp.backward(of_mlp, grad)

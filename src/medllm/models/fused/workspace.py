@@ -101,28 +101,21 @@ class Workspace:
             self._holder[projection.name] = projection
         return matrix
 
-    def product(
-        self, projection: Projection, x: Tensor, low: Tensor, out: Tensor, around: Tensor | None = None
-    ) -> Tensor:
-        """Out = x W^T + low (s B)^T + bias + around.
+    def product(self, projection: Projection, x: Tensor, low: Tensor, out: Tensor) -> Tensor:
+        """Out = x W^T + low (s B)^T + bias.
 
         Args:
             projection: Whose.
             x: (T, D + R) or wider; the border is overwritten with `low`.
             low: (T, n r).
             out: (T, N), written and returned.
-            around: (T, N), what goes around the projection.
         """
         features, upper = projection.features, self.matrix(projection)[: projection.width].T
         x[:, features : features + projection.rank].copy_(low)
         x = x[:, : features + projection.border]
-        added = projection.bias if around is None else around
-        if added is None:
+        if projection.bias is None:
             return torch.mm(x, upper, out=out)
-        torch.addmm(added, x, upper, out=out)
-        if around is not None and projection.bias is not None:
-            out += projection.bias
-        return out
+        return torch.addmm(projection.bias, x, upper, out=out)
 
     def low(self, projection: Projection, x: Tensor, part: int = 0) -> Tensor:
         """What its adapters get down to, (T, n r): dropout(x) A^T. Without adapters n r is 0, and nothing is computed.
@@ -149,7 +142,7 @@ class Workspace:
             projection: Whose.
             grad: (T, N + R), of its output; the border is overwritten.
             part: As in `low`.
-            out: (T, D), where the second is written; new memory by default.
+            out: (T, D), where the second is written, without what comes through a dropout; new memory by default.
         """
         matrix, width, features = self.matrix(projection), projection.width, projection.features
         if width > WIDE * features and out is None:
@@ -162,6 +155,8 @@ class Workspace:
             if not projection.p:
                 return low, torch.mm(grad[:, : width + projection.border], matrix[:, :features], out=out)
             result = torch.mm(grad[:, :width], matrix[:width, :features], out=out)
+            if out is not None:
+                return low, result
         self.ops.add_dropped_(result, low @ projection.down, self.dropout(projection, part))
         return low, result
 
@@ -188,9 +183,9 @@ class Workspace:
 
     # A norm
 
-    def norm(self, norm: Any, x: Tensor, out: Tensor) -> Tensor:
-        """Writes the norm of x, (T, D); returns (T) float32, what `norm_backward` needs."""
-        return self.ops.rms_norm(x, norm.weight, norm.variance_epsilon, out)
+    def norm(self, norm: Any, x: Tensor, out: Tensor, branch: Tensor | None = None) -> Tensor:
+        """Writes the norm of x, (T, D); returns (T) float32, what `norm_backward` needs. `branch` as in `reference.rms_norm`."""
+        return self.ops.rms_norm(x, norm.weight, norm.variance_epsilon, out, branch)
 
     def norm_backward(self, norm: Any, grad: Tensor, x: Tensor, rstd: Tensor, around: Tensor, normed: Tensor) -> None:
         """Adds to `around`, the gradient that goes around the norm, that which comes through it.

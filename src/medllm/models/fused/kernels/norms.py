@@ -8,24 +8,55 @@ from medllm.models.fused.reference import Tensor
 
 
 @triton.jit
-def _rms_norm(x, weight, out, rstd, x_stride, out_stride, eps, D: tl.constexpr, BLOCK: tl.constexpr):
+def _rms_norm(
+    x,
+    branch,
+    weight,
+    out,
+    rstd,
+    x_stride,
+    branch_stride,
+    out_stride,
+    eps,
+    D: tl.constexpr,
+    HAS_BRANCH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < D
     value = tl.load(x + row * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    if HAS_BRANCH:
+        place = branch + row * branch_stride + columns
+        value += tl.load(place, mask=inside, other=0.0).to(tl.float32)
+        value = value.to(branch.dtype.element_ty).to(tl.float32)  # the backward pass has the rounded sum
+        tl.store(place, value.to(branch.dtype.element_ty), mask=inside)
     scale = 1.0 / tl.sqrt(tl.sum(value * value, 0) / D + eps)
     tl.store(rstd + row, scale)
     w = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * out_stride + columns, (value * scale * w).to(out.dtype.element_ty), mask=inside)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, branch: Tensor | None = None) -> Tensor:
     """One program per token."""
     tokens, features = x.shape
     rstd = torch.empty(tokens, dtype=torch.float32, device=x.device)
     block = triton.next_power_of_2(features)
+    added = x if branch is None else branch
     _rms_norm[(tokens,)](
-        x, weight, out, rstd, x.stride(0), out.stride(0), eps, features, block, num_warps=_warps(block)
+        x,
+        added,
+        weight,
+        out,
+        rstd,
+        x.stride(0),
+        added.stride(0),
+        out.stride(0),
+        eps,
+        features,
+        branch is not None,
+        block,
+        num_warps=_warps(block),
     )
     return rstd
 
