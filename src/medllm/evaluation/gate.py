@@ -69,7 +69,9 @@ class Decision:
     @property
     def reasons(self) -> list[str]:
         """Why it is not `ship`, the gravest first; what all rules say if it is."""
-        wrong = [j for kind in (Verdict.dont_ship, Verdict.not_enough_data) for j in self.judgements if j.verdict is kind]
+        wrong = [
+            j for kind in (Verdict.dont_ship, Verdict.not_enough_data) for j in self.judgements if j.verdict is kind
+        ]
         return [*(judgement.reason for judgement in wrong or self.judgements), *self.notes]
 
 

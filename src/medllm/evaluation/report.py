@@ -88,7 +88,7 @@ def _number(value: float) -> float | None:
 
 
 def record_report(evaluation: Evaluation, record: Record) -> None:
-    """Figures as `evaluate/<name>/<side>/<metric>`, the decision as a tag, and the files, which hold text as those of training do."""
+    """Figures as `evaluate/<name>/<side>/<metric>`, the decision as a tag, and the files."""
     name = evaluation.conf.evaluation.name
     figures = {
         f"evaluate/{name}/{side.value}/{one.metric.name}": figure.value

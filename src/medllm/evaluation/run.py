@@ -1,4 +1,4 @@
-"""An evaluation from an artifact to its results: suites ask base, tuned and guarded, item by item, and go on where they stopped."""
+"""An evaluation from an artifact to its results: suites ask each side item by item, and go on where they stopped."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -88,7 +88,9 @@ def evaluate(conf: EvaluateConf) -> tuple[Evaluation, Record]:
         say(suite.name, f"{len(asked[suite.name])} items, {', '.join(side.value for side in suite.sides)}")
     lexicon = {name: resolved(value) for name, value in conf.lexicon.items()}
     identities = {
-        suite.name: identity(suite, asked[suite.name], [manifest_sha256, settings(conf.evaluation, suite.name), lexicon])
+        suite.name: identity(
+            suite, asked[suite.name], [manifest_sha256, settings(conf.evaluation, suite.name), lexicon]
+        )
         for suite in suites
     }
     place = folder.parent / "evaluation" / conf.evaluation.name

@@ -14,7 +14,9 @@ from medllm.evaluation.suite import Likelihood, Side
 from medllm.inference.generate import Answer, generate
 from medllm.training.metrics import predictions
 
-Row = tuple[tuple[int, ...], int]  # ids up to the last token of an answer, which is left out, and where the answer begins
+Row = tuple[
+    tuple[int, ...], int
+]  # ids up to the last token of an answer, which is left out, and where the answer begins
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,9 @@ def find_artifact(text: str, tracking: TrackingConf) -> Path:
     for folder in (Path(text).expanduser(), rooted(text)):
         if folder.exists():
             problem = f"is no artifact: it has no {MANIFEST}, nor has an artifact/ folder in it"
-            raise ConfigError(Fault("artifact", problem, text, fix="a run that has finished: outputs/<date>/<time>-<name>"))
+            raise ConfigError(
+                Fault("artifact", problem, text, fix="a run that has finished: outputs/<date>/<time>-<name>")
+            )
     folder_name = folder_of_record(tracking, text)
     if folder_name:
         place = rooted(folder_name) / "artifact"
