@@ -1,6 +1,7 @@
 """How many items would show a difference of a given size, at 5 % two-sided, for paired measurements.
 
-Proportions, by McNemar's test (Connor, Biometrics 1987;43:207): `n = (z(.975) sqrt(d) + z(power) sqrt(d - m^2))^2 / m^2`, with `d`
+Proportions, by McNemar's test (Connor, Biometrics 1987;43:207):
+`n = (z(.975) sqrt(d) + z(power) sqrt(d - m^2))^2 / m^2`, with `d`
 the share of items that differ and `m` the difference. Other ratios, by the normal approximation for paired differences:
 `n = (z(.975) + z(power))^2 s^2 / m^2`, with `s` the standard deviation of one item's difference.
 """
