@@ -29,13 +29,19 @@ def test_composes(option: str) -> None:
 
 def test_the_gate_is_about_metrics_that_there_are() -> None:
     """Each rule of conf/evaluation/gate.yaml about the conversation suite names one of its metrics."""
-    rules = load_evaluate_conf(["artifact=x"]).evaluation.gate.rules
-    named = {name for name in rules if name.startswith("conversation/")}
+    rules = load_evaluate_conf(["artifact=x"]).evaluation.gate.in_force()
+    named = {rule.metric for rule in rules.values() if rule.metric.startswith("conversation/")}
     assert named
     assert named <= {metric.name for metric in METRICS}
-    loss = rules["conversation/loss"]
-    assert loss is not None
-    assert loss.demand is Demand.better
+    assert rules["loss"].demand is Demand.better
+
+
+def test_rules_can_be_changed_and_taken_away_on_the_command_line() -> None:
+    """By their names."""
+    changed = ["evaluation.gate.rules.loss.demand=nothing", "evaluation.gate.rules.loops.margin=1"]
+    rules = load_evaluate_conf(["artifact=x", *changed]).evaluation.gate.in_force()
+    assert "loss" not in rules
+    assert rules["loops"].margin == 1
 
 
 def test_refusals() -> None:
@@ -44,7 +50,7 @@ def test_refusals() -> None:
     assert "evaluation.batch_size=many: has the wrong type" in refusal("evaluation.batch_size=many")
     assert "evaluation.batch_size=0: is out of range" in refusal("evaluation.batch_size=0")
     assert "evaluation.name=a/b: is no plain name" in refusal("evaluation.name=a/b")
-    assert "margin=-1.0: is out of range" in refusal("evaluation.gate.rules={x/y: {margin: -1}}")
+    assert "evaluation.gate.rules.loss.margin=-1.0: is out of range" in refusal("evaluation.gate.rules.loss.margin=-1")
 
 
 def test_composing_a_run_does_not_suggest_keys_of_an_evaluation() -> None:

@@ -11,8 +11,8 @@ from medllm.evaluation.power import items_for_proportion, items_for_ratio, items
 from medllm.evaluation.suite import Better, Side
 from tests.evaluation.made import COST, RATE, MadeSuite, hits, measured
 
-NOT_WORSE = GateConf({RATE.name: RuleConf(margin=0.1)})
-BETTER = GateConf({COST.name: RuleConf(demand=Demand.better)})
+NOT_WORSE = GateConf({"rate": RuleConf(RATE.name, margin=0.1)})
+BETTER = GateConf({"cost": RuleConf(COST.name, demand=Demand.better)})
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,12 @@ def test_the_gravest_rule_decides() -> None:
     found = decide(both, [fell], limited=False)
     assert found.verdict is Verdict.not_enough_data
     assert found.reasons == [f"{RATE.name}: not measured on the tuned side"]
-    assert decide(GateConf({RATE.name: None, **BETTER.rules}), [fell], limited=False).verdict is Verdict.ship
+    assert (
+        decide(
+            GateConf({"rate": RuleConf(RATE.name, demand=Demand.nothing), **BETTER.rules}), [fell], limited=False
+        ).verdict
+        is Verdict.ship
+    )
 
 
 def test_what_is_limited_never_ships() -> None:
@@ -84,15 +89,15 @@ def test_rules_about_nothing_are_refused() -> None:
     """A misspelt metric, one without better and worse, a side that is not asked; other suites' rules are not looked at."""
     suite = MadeSuite(metrics=(RATE, dataclasses.replace(COST, better=Better.neither)))
     rules = {
-        "made/rat": RuleConf(),
-        COST.name: RuleConf(),
-        RATE.name: RuleConf(side=Judged.guarded),
-        "safety/recall": RuleConf(),
+        "misspelt": RuleConf("made/rat"),
+        "cost": RuleConf(COST.name),
+        "rate": RuleConf(RATE.name, side=Judged.guarded),
+        "recall": RuleConf("safety/recall"),
     }
     with pytest.raises(ConfigError) as caught:
         rule_faults(GateConf(rules), [suite])
     problems = [(fault.key.rpartition("rules.")[2], fault.fix) for fault in caught.value.faults]
-    assert [key for key, _ in problems] == ["made/rat", COST.name, f"{RATE.name}.side"]
+    assert [key for key, _ in problems] == ["misspelt.metric", "cost.metric", "rate.side"]
     assert problems[0][1] == f"did you mean {RATE.name}?"
 
 

@@ -86,7 +86,7 @@ def test_an_interruption_is_gone_on_with(asked: Any) -> None:
 
 
 def test_the_model_is_left_as_it_was(asked: Any) -> None:
-    """In training mode before, evaluated in evaluation mode, in training mode afterwards, the adapter on; also after a failure."""
+    """In training mode before, evaluated in evaluation mode, in training mode after, the adapter on; also after a failure."""
     with asked.loaded.model(tuned=True) as model:
         model.train()
         expected = [layer.training for layer in model.modules()]
@@ -170,7 +170,7 @@ def test_the_page_escapes_everything(run: Path, tmp_path: Path) -> None:
     path.write_text("\n".join(map(json.dumps, rows)))
     with_path = f"evaluation.conversation.path={path}"
     evaluation, _ = evaluate(conf_of(run, with_path))
-    for (_, _), outcomes in evaluation.outcomes.items():
+    for outcomes in evaluation.outcomes.values():
         for outcome in outcomes.values():
             outcome.details["answer"] = "</p><script>alert(1)</script>"
     page = write_report(evaluation).read_text()

@@ -84,17 +84,18 @@ def rule_faults(conf: GateConf, suites: Sequence[Suite]) -> None:
     metrics = {metric.name: metric for suite in suites for metric in suite.metrics}
     sides = {metric.name: suite.sides for suite in suites for metric in suite.metrics}
     faults = []
-    for name, rule in conf.rules.items():
-        if rule is None or name.partition("/")[0] not in {suite.name for suite in suites}:
+    for name, rule in conf.in_force().items():
+        if rule.metric.partition("/")[0] not in {suite.name for suite in suites}:
             continue
         key = f"evaluation.gate.rules.{name}"
-        if name not in metrics:
-            near = nearest(name, list(metrics))
+        if rule.metric not in metrics:
+            near = nearest(rule.metric, list(metrics))
             fix = f"did you mean {near}?" if near else f"one of {', '.join(metrics)}"
-            faults.append(Fault(key, "is no metric of its suite", fix=fix))
-        elif metrics[name].better is Better.neither:
-            faults.append(Fault(key, "is neither better nor worse when it moves", fix=f"{key}=null"))
-        elif Side(rule.side.value) not in sides[name]:
+            faults.append(Fault(f"{key}.metric", "is no metric of its suite", rule.metric, fix=fix))
+        elif metrics[rule.metric].better is Better.neither:
+            problem = "is neither better nor worse when it moves"
+            faults.append(Fault(f"{key}.metric", problem, rule.metric, fix=f"{key}.demand=nothing"))
+        elif Side(rule.side.value) not in sides[rule.metric]:
             faults.append(Fault(f"{key}.side", "is not asked by that suite", rule.side.value))
     if faults:
         raise ConfigError(faults)
@@ -109,8 +110,8 @@ def decide(conf: GateConf, measured: Sequence[Measured], *, limited: bool) -> De
         limited: Whether items were left out, so that nothing may ship on it.
     """
     by_name = {one.metric.name: one for one in measured}
-    rules = {name: rule for name, rule in conf.rules.items() if rule is not None}
-    judgements = [_judge(name, rule, by_name.get(name), conf) for name, rule in rules.items()]
+    rules = list(conf.in_force().values())
+    judgements = [_judge(rule, by_name.get(rule.metric), conf) for rule in rules]
     notes = []
     found = {judgement.verdict for judgement in judgements}
     if not rules:
@@ -123,8 +124,8 @@ def decide(conf: GateConf, measured: Sequence[Measured], *, limited: bool) -> De
     return Decision(Verdict.not_enough_data if notes else Verdict.ship, judgements, notes)
 
 
-def _judge(name: str, rule: RuleConf, measured: Measured | None, conf: GateConf) -> Judgement:
-    side = Side(rule.side.value)
+def _judge(rule: RuleConf, measured: Measured | None, conf: GateConf) -> Judgement:
+    name, side = rule.metric, Side(rule.side.value)
     if measured is None or side not in measured.differences:
         reason = f"{name}: not measured on the {side.value} side"
         return Judgement(name, Verdict.not_enough_data, reason, rule.margin, 0, None)

@@ -92,7 +92,7 @@ def html_page(evaluation: Evaluation) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("medllm.evaluation").joinpath("page.html").read_text("utf-8"))
     gate = evaluation.conf.evaluation.gate
-    margins = {name: rule.margin for name, rule in gate.rules.items() if rule is not None}
+    margins = {(rule.metric, rule.side.value): rule.margin for rule in gate.in_force().values()}
     names = [suite.name for suite in evaluation.suites]
     return template.render(
         evaluation=evaluation,
@@ -101,7 +101,7 @@ def html_page(evaluation: Evaluation) -> str:
         others=[side for side in evaluation.sides if side is not Side.base],
         by_suite={name: [m for m in evaluation.measured if m.metric.name.startswith(f"{name}/")] for name in names},
         examples={name: examples(evaluation, name) for name in names},
-        bar=lambda one, side: bar(one, side, margins.get(one.metric.name)),
+        bar=lambda one, side: bar(one, side, margins.get((one.metric.name, side.value))),
         table=table,
         power=[table.power_line(j, gate.power) for j in evaluation.decision.judgements if j.n],
     )

@@ -85,7 +85,7 @@ def evaluate(conf: EvaluateConf) -> tuple[Evaluation, Record]:
     rule_faults(conf.evaluation.gate, suites)
     asked = {suite.name: draw_items(suite.items(), conf.evaluation.limit) for suite in suites}
     for suite in suites:
-        say(suite.name, f"{len(asked[suite.name])} items, {', '.join(side.value for side in suite.sides)}")
+        say("suite", f"{suite.name}: {len(asked[suite.name])} items, {', '.join(side.value for side in suite.sides)}")
     lexicon = {name: resolved(value) for name, value in conf.lexicon.items()}
     identities = {
         suite.name: identity(
