@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from medllm.config.compose import load_run_conf
+from medllm.config.run import RunConf
 from medllm.experiment import run_training
 
 
-def train_tiny(dialogues: Path, folder: Path, *overrides: str) -> Path:
-    """A run of seconds; returns its folder."""
-    conf = load_run_conf(
+def tiny_conf(dialogues: Path, *overrides: str) -> RunConf:
+    """A run of seconds."""
+    return load_run_conf(
         [
             "model=tiny_random",
             "quantization=none",
@@ -29,7 +30,11 @@ def train_tiny(dialogues: Path, folder: Path, *overrides: str) -> Path:
             *overrides,
         ]
     )
-    run_training(conf, folder)
+
+
+def train_tiny(dialogues: Path, folder: Path, *overrides: str) -> Path:
+    """Trains it; returns its folder."""
+    run_training(tiny_conf(dialogues, *overrides), folder)
     return folder
 
 

@@ -83,7 +83,12 @@ def examples(evaluation: Evaluation, suite: str) -> list[Example]:
 
 
 def _detail(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict):  # what is empty was not found
+        text = "\n".join(f"{key}: {_detail(of)}" for key, of in value.items() if of not in ([], {}, "", None)) or "-"
+    elif isinstance(value, list) and all(isinstance(of, str) for of in value):
+        text = "; ".join(value)
+    else:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONGEST_DETAIL else text[:LONGEST_DETAIL] + " ..."
 
 
