@@ -19,7 +19,7 @@ from medllm.evaluation.items import Journal, Outcomes, draw_items, identity
 from medllm.evaluation.lexicons import Validity, build_lexicons, validities
 from medllm.evaluation.subject import ModelSubject
 from medllm.evaluation.suite import Item, Metric, Side, Subject, Suite
-from medllm.evaluation.suites import Around, build_suites, guard
+from medllm.evaluation.suites import Around, build_suites
 from medllm.inference.load import LoadedArtifact, find_artifact, open_artifact
 from medllm.tracking.build import find_record
 from medllm.tracking.record import Record
@@ -129,11 +129,10 @@ def settings(conf: EvaluationConf, suite: str) -> dict[str, Any]:
 
 @contextmanager
 def subject(loaded: LoadedArtifact, conf: EvaluationConf, side: Side) -> Iterator[Subject]:
-    """A side of an artifact, to be asked; its model is in evaluation mode, and as it was before when this ends."""
+    """A side of an artifact, to be asked. The guarded side answers as the tuned one: suites put their guard around it."""
     with loaded.model(tuned=side is not Side.base) as model:
         generation = replace(loaded.artifact.conf.generation, max_new_tokens=conf.max_new_tokens)
-        plain = ModelSubject(side, model, loaded.renderer, conf.batch_size, generation)
-        yield guard(conf, plain) if side is Side.guarded else plain
+        yield ModelSubject(side, model, loaded.renderer, conf.batch_size, generation)
 
 
 def run_suites(

@@ -1,4 +1,4 @@
-"""The suites there are: the one place that builds them, and the guard of the guarded side."""
+"""The suites there are: the one place that builds them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from medllm.conversation import Renderer
 from medllm.errors import ConfigError, Fault
 from medllm.evaluation import conversation
 from medllm.evaluation.lexicons import Lexicon
-from medllm.evaluation.suite import Side, Subject, Suite
+from medllm.evaluation.suite import Suite
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,3 @@ def build_suites(conf: EvaluationConf, around: Around) -> list[Suite]:
     if not suites:
         raise ConfigError(Fault("evaluation", "has no suite enabled", fix="evaluation.conversation.enabled=true"))
     return suites
-
-
-def guard(conf: EvaluationConf, plain: Subject) -> Subject:
-    """The tuned model behind the guard.
-
-    Raises:
-        ConfigError: if there is no guard to put in front of it.
-    """
-    raise ConfigError(Fault("evaluation.guard", f"the {Side.guarded.value} side of {plain.side.value} has no guard"))
