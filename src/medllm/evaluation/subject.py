@@ -58,10 +58,13 @@ class ModelSubject:
         """
         spans = [self._span(conversation, text) for conversation, text in requests]
         sharing: dict[Row, list[int]] = {}
-        for i, (ids, start) in enumerate(spans):
-            sharing.setdefault((tuple(ids[:-1]), start), []).append(i)
-        rows = sorted(sharing, key=lambda row: len(row[0]))
         found: dict[int, Likelihood] = {}
+        for i, (ids, start) in enumerate(spans):
+            if start == len(ids):
+                found[i] = Likelihood(0.0, 0, 0)  # no text: nothing to predict
+            else:
+                sharing.setdefault((tuple(ids[:-1]), start), []).append(i)
+        rows = sorted(sharing, key=lambda row: len(row[0]))
         for first in range(0, len(rows), self.batch_size):
             batch = rows[first : first + self.batch_size]
             for row, scores in zip(batch, self._log_probabilities(batch), strict=True):
