@@ -69,8 +69,8 @@ class ConversationSuite:
     """
 
     name = SUITE
-    metrics = METRICS
-    sides = (Side.base, Side.tuned)
+    metrics: tuple[Metric, ...] = METRICS
+    sides: tuple[Side, ...] = (Side.base, Side.tuned)
 
     def __init__(
         self,

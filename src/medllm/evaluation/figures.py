@@ -100,7 +100,8 @@ def _measured(metric: Metric, pairs: dict[Side, NDArray[np.float64]]) -> Measure
     count = len(numerators)
     values = _shown(metric, numerators.sum(0) / denominators.sum(0))
     resamples = None if metric.proportion else _shown(metric, resampled_ratios(numerators, denominators))
-    figures, differences = {}, {}
+    figures: dict[Side, Figure] = {}
+    differences: dict[Side, Difference] = {}
     for i, side in enumerate(sides):
         hits = float(numerators[:, i].sum())
         interval = wilson(hits, denominators[:, i].sum()) if resamples is None else percentiles(resamples[:, i])

@@ -19,7 +19,7 @@ Row = tuple[
 ]  # ids up to the last token of an answer, which is left out, and where the answer begins
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModelSubject:
     """One side of a loaded model, which is in evaluation mode and switched to that side.
 

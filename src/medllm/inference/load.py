@@ -37,7 +37,7 @@ def find_artifact(text: str, tracking: TrackingConf) -> Path:
     for folder in (Path(text).expanduser(), rooted(text)):
         for place in (folder, folder / "artifact"):
             if (place / MANIFEST).is_file():
-                return place
+                return place.resolve()
     for folder in (Path(text).expanduser(), rooted(text)):
         if folder.exists():
             problem = f"is no artifact: it has no {MANIFEST}, nor has an artifact/ folder in it"
@@ -48,7 +48,7 @@ def find_artifact(text: str, tracking: TrackingConf) -> Path:
     if folder_name:
         place = rooted(folder_name) / "artifact"
         if (place / MANIFEST).is_file():
-            return place
+            return place.resolve()
         raise ConfigError(Fault("artifact", f"is a run without an artifact: {place} is not there", text))
     allowed = "a run's folder, its artifact/ folder, or the id of its run record"
     raise ConfigError(Fault("artifact", "names no folder and no run record", text, allowed=allowed))
