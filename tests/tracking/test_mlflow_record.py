@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from medllm.config.tracking import MlflowConf
+from medllm.config.tracking import MlflowConf, NoTrackingConf
 from medllm.errors import TrackingError
-from medllm.tracking.build import open_record
+from medllm.tracking.build import find_record, folder_of_record, open_record
 from medllm.tracking.mlflow_record import legal_name, legal_value
 from medllm.tracking.record import Opening, flatten
 
@@ -133,3 +133,25 @@ def test_faults_of_the_store_are_told(tmp_path: Path) -> None:
 def test_flatten() -> None:
     """Dotted paths; lists are leaves."""
     assert flatten({"lora": {"r": 8, "t": ["q"]}, "seed": 1}) == {"lora.r": 8, "lora.t": ["q"], "seed": 1}
+
+
+def test_a_record_is_found_again(tmp_path: Path) -> None:
+    """What comes after a run is added to its record, which stays FINISHED; its folder is known by its id."""
+    with open_record(store(tmp_path), Opening("one", tags={"folder": "outputs/one"})) as record:
+        pass
+    again = find_record(store(tmp_path), record.id)
+    again.log_metrics({"evaluate/quick/tuned/conversation/loss": 2.5}, 0)
+    (run,) = runs(tmp_path)
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"evaluate/quick/tuned/conversation/loss": 2.5})
+    assert folder_of_record(store(tmp_path), record.id) == "outputs/one"
+    assert folder_of_record(store(tmp_path), "0" * 32) == ""
+
+
+def test_a_record_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The null record and one line; no store is made by looking."""
+    record = find_record(store(tmp_path), "0" * 32)
+    record.log_metrics({"x": 1.0}, 0)
+    assert record.id == ""
+    assert "nothing is recorded there" in capsys.readouterr().err
+    assert not (tmp_path / "mlflow.db").exists()
+    assert find_record(NoTrackingConf(), "0" * 32).id == ""

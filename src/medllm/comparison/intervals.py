@@ -11,23 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medllm.intervals import CONFIDENCE, RESAMPLES, Interval, resampled_ratios
 from medllm.run_folder import ConversationLosses
-
-CONFIDENCE = 0.95
-RESAMPLES = 10_000
-RESAMPLING_SEED = 65
-CHUNK_NUMBERS = 4_000_000  # of a chunk of resamples: 32 MB
-
-
-@dataclass(frozen=True)
-class Interval:
-    """From `low` to `high`."""
-
-    low: float
-    high: float
-
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
@@ -48,18 +33,7 @@ class Paired:
 
     def resampled(self, resamples: int = RESAMPLES) -> NDArray[np.float64]:
         """Loss per token, (resamples, candidates). A resample is the same one for all candidates."""
-        count, candidates = self.loss.shape
-        random = np.random.default_rng(RESAMPLING_SEED)
-        both = np.hstack([self.loss, self.num_tokens])
-        rows = []
-        chunk = max(1, CHUNK_NUMBERS // count)
-        for start in range(0, resamples, chunk):
-            size = min(chunk, resamples - start)
-            drawn = random.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
-            times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-            sums = times @ both
-            rows.append(sums[:, :candidates] / sums[:, candidates:])
-        return np.concatenate(rows)
+        return resampled_ratios(self.loss, self.num_tokens, resamples)
 
 
 def pair(candidates: Sequence[Sequence[ConversationLosses]]) -> Paired:
@@ -86,12 +60,6 @@ def _merged(losses: ConversationLosses) -> tuple[NDArray[np.int64], NDArray[np.f
     ids, where = np.unique(losses.conversation[used], return_inverse=True)
     loss = np.bincount(where, losses.loss[used], len(ids))
     return ids, loss.astype(np.float64), np.bincount(where, losses.num_tokens[used], len(ids)).astype(np.float64)
-
-
-def percentiles(values: NDArray[np.float64], confidence: float = CONFIDENCE) -> Interval:
-    """The middle of resampled values."""
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high))
 
 
 def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from medllm.comparison.intervals import Interval
 from medllm.comparison.statistics import COSTS, TRAINABLE, Candidate, Comparison
+from medllm.intervals import Interval
 
 HEAD = ("candidate", "seeds", "loss", "by conversations", "by seeds", "difference", "its interval")
 COST_HEAD = ("GiB", "s", "trained parameters")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medllm.comparison.intervals import CONFIDENCE, Interval, pair, percentiles, t_difference, t_interval
+from medllm.comparison.intervals import pair, t_difference, t_interval
 from medllm.comparison.runs import SEED, Run, RunSet
+from medllm.intervals import CONFIDENCE, Interval, percentiles
 
 TRAINABLE = "model/trainable_parameters"
 COSTS = {"perf/peak_memory_gib": "peak memory (GiB)", "perf/seconds": "time (s)", TRAINABLE: "trainable parameters"}

@@ -6,12 +6,12 @@ from typing import Any, cast
 import yaml
 from omegaconf import OmegaConf
 
-from medllm.comparison.intervals import Interval
 from medllm.comparison.runs import leaves
 from medllm.comparison.statistics import Candidate, Comparison
 from medllm.config.compose import compose_config, load_run_conf, resolved, run_conf_from_file
 from medllm.config.store import project_root, slug
 from medllm.errors import MedLLMError
+from medllm.intervals import Interval
 
 # Where a run is recorded and uploaded belongs to the machine and to the person, not to the experiment.
 NOT_THE_EXPERIMENTS = ("name", "tracking", "hub")

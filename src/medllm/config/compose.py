@@ -11,10 +11,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from medllm.config.run import RunConf
+from medllm.config.conf import Conf
+from medllm.config.evaluation import EvaluateConf
+from medllm.config.run import RootConf, RunConf
 from medllm.config.store import SCHEMAS, project_root
-from medllm.config.validate import explain, to_run_conf
+from medllm.config.validate import explain, to_conf, to_run_conf
 from medllm.errors import ConfigError, Fault
+
+# What each file at the head of `conf/` composes.
+ROOTS: dict[str, type] = {"train": RootConf, "evaluate": EvaluateConf}
 
 
 def compose_config(
@@ -32,7 +37,7 @@ def compose_config(
         with initialize_config_dir(version_base="1.3", config_dir=str(config_dir or project_root() / "conf")):
             return compose(config_name, overrides=[*overrides, *mode], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error, overrides)) from None
+        raise ConfigError(explain(error, overrides, ROOTS[config_name])) from None
     except (yaml.YAMLError, ValueError) as error:  # a file that is no YAML; an override without a key
         reason = " ".join(str(error).split())
         raise ConfigError(
@@ -51,7 +56,17 @@ def load_run_conf(overrides: list[str], config_dir: Path | None = None) -> RunCo
     return to_run_conf(compose_config(overrides, config_dir))
 
 
-def resolved(conf: RunConf) -> dict[str, Any]:
+def load_evaluate_conf(overrides: list[str], config_dir: Path | None = None) -> EvaluateConf:
+    """What `python scripts/evaluate.py` is to do, composed and checked.
+
+    Raises:
+        ConfigError: with every fault found.
+    """
+    config = compose_config(overrides, config_dir, config_name="evaluate")
+    return to_conf(config, EvaluateConf, EvaluateConf)
+
+
+def resolved(conf: Conf) -> dict[str, Any]:
     """The whole configuration as plain values, enumerations by name."""
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(conf), enum_to_str=True))
 
@@ -59,7 +74,8 @@ def resolved(conf: RunConf) -> dict[str, Any]:
 def run_conf_from_file(path: Path) -> RunConf:
     """A resolved configuration written by a run, as real objects.
 
-    Each group's schema is recognised by its keys, so the file needs no type names.
+    Each group's schema is recognised by its keys, so the file needs no type names. A key that came later than the file has its
+    default.
 
     Raises:
         ConfigError: if the file is no such configuration.
@@ -68,8 +84,10 @@ def run_conf_from_file(path: Path) -> RunConf:
         values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
         config = OmegaConf.structured(RunConf)
         for name, value in values.items():
-            kinds = [kind for kind in SCHEMAS.get(name, {}).values() if {f.name for f in fields(kind)} == set(value)]
-            config[name] = OmegaConf.merge(OmegaConf.structured(kinds[0]), value) if kinds else value
+            known = {kind: {f.name for f in fields(kind)} for kind in SCHEMAS.get(name, {}).values()}
+            kinds = [kind for kind in known if set(value) <= known[kind]]
+            nearest = min(kinds, key=lambda kind: len(known[kind]), default=None)
+            config[name] = OmegaConf.merge(OmegaConf.structured(nearest), value) if nearest else value
         return to_run_conf(config)
     except (OSError, OmegaConfBaseException, AttributeError, TypeError, yaml.YAMLError) as error:
         reason = str(error).strip().split("\n")[0]

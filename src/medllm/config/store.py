@@ -7,7 +7,8 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from medllm.config import data, generation, hub, lora, model, quantization, run, tracking, trainer
+from medllm.config import data, evaluation, generation, hub, lora, model, quantization, run, tracking, trainer
+from medllm.config.evaluation import lexicon
 
 SCHEMAS: dict[str, dict[str, type]] = {
     "model": {
@@ -32,6 +33,8 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "tracking": {"mlflow": tracking.MlflowConf, "none": tracking.NoTrackingConf},
     "generation": {"generation": generation.GenerationConf},
     "hub": {"hub": hub.HubConf},
+    "evaluation": {"evaluation": evaluation.EvaluationConf},
+    "lexicon": {"lexicon": lexicon.LexiconConf},
 }
 
 
@@ -40,6 +43,7 @@ def schema_names(conf: run.RunConf) -> dict[str, str]:
     return {
         group: next(name for name, schema in kinds.items() if type(getattr(conf, group)) is schema)
         for group, kinds in SCHEMAS.items()
+        if hasattr(conf, group)
     }
 
 
@@ -73,13 +77,14 @@ def fast_dtype(use_cpu: bool, cpu: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def register() -> None:
-    """Registers the root schema as `schema/run`, each group's schemas as `schema/<group>/<kind>`, and the resolvers.
+    """Registers the root schemas, as `schema/run`, each group's schemas as `schema/<group>/<kind>`, and the resolvers.
 
     Resolvers: `${medllm.root:}` the project's root, `${medllm.slug:TEXT}` a folder name, `${mul:A,B}` a product, as in
     `lora.lora_alpha=${mul:2,${lora.r}}`, `${medllm.gpus_per_point:}` 1 or 0, `${medllm.fast_dtype:USE_CPU}` a precision.
     """
     store = ConfigStore.instance()
     store.store(group="schema", name="run", node=run.RootConf)
+    store.store(group="schema", name="evaluate", node=evaluation.EvaluateConf)
     for group, kinds in SCHEMAS.items():
         for kind, schema in kinds.items():
             store.store(group=f"schema/{group}", name=kind, node=schema)

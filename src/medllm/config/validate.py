@@ -7,20 +7,26 @@ smuggle past it. Gate 2 builds the dataclasses, whose ranges are checked on the 
 import difflib
 import re
 from dataclasses import fields, is_dataclass
-from typing import Any, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from medllm.config.conf import range_faults
+from medllm.config.conf import Conf, range_faults
+from medllm.config.evaluation import EvaluateConf
 from medllm.config.run import RootConf, RunConf
 from medllm.config.store import SCHEMAS
 from medllm.config.sweep import SweepConf
 from medllm.errors import ConfigError, Fault
 
+Root = TypeVar("Root", bound=Conf)
+
 # Nodes whose keys are names people give.
-OPEN_KEYS = ("data.columns.roles", "data.sources")
+OPEN_KEYS = ("data.columns.roles", "data.sources", "evaluation.gate.rules", "lexicon")
+
+# Where a reader finds all keys.
+COMMANDS: dict[type, str] = {RootConf: "python train.py", EvaluateConf: "python scripts/evaluate.py"}
 
 # What Hydra puts into a composed configuration beside its and our schemas.
 HYDRAS_OWN = (("", "hydra"), ("hydra.", "env"))
@@ -45,36 +51,38 @@ def schema_keys(schema: type, prefix: str = "") -> list[str]:
     return keys
 
 
-def known_keys() -> list[str]:
-    """Every key that any option of any group has."""
-    keys = schema_keys(RootConf)
+def known_keys(root: type = RootConf) -> list[str]:
+    """Every key that any option of any group below this root has."""
+    keys = schema_keys(root)
+    groups = {f.name for f in fields(root)}
     for group, kinds in SCHEMAS.items():
-        for schema in kinds.values():
+        for schema in kinds.values() if group in groups else ():
             keys += schema_keys(schema, f"{group}.")
     return sorted(set(keys))
 
 
-def unknown_key_fault(key: str, value: str = "", siblings: list[str] | None = None) -> Fault:
+def unknown_key_fault(key: str, value: str = "", siblings: list[str] | None = None, root: type = RootConf) -> Fault:
     """A key that does not exist, with its nearest relative; `siblings` are the keys of the node it was put into."""
-    if key in known_keys():
+    known = known_keys(root)
+    if key in known:
         group = key.partition(".")[0]
         fix = f"{key} belongs to another option of {group}; name that one: {group}=..."
         return Fault(key, f"not in the chosen option of {group}", value, ", ".join(siblings or []), fix)
     parent = key.rpartition(".")[0]
     if parent in OPEN_KEYS:
         return Fault(key, "a new key", value, fix=f"put a plus in front of it: '+{key}=...'")
-    near = nearest(key, [f"{parent}.{name}" if parent else name for name in siblings or []] or known_keys())
-    near = near or nearest(key, known_keys())
+    near = nearest(key, [f"{parent}.{name}" if parent else name for name in siblings or []] or known)
+    near = near or nearest(key, known)
     return Fault(
         key,
         "no such key",
         value,
         allowed=", ".join(siblings or []),
-        fix=f"did you mean {near}?" if near else "see `python train.py --help` for all keys",
+        fix=f"did you mean {near}?" if near else f"see `{COMMANDS[root]} --help` for all keys",
     )
 
 
-def unknown_key_faults(config: DictConfig, prefix: str = "") -> list[Fault]:
+def unknown_key_faults(config: DictConfig, prefix: str = "", root: type = RootConf) -> list[Fault]:
     """Gate 1: keys present in a composed config but absent from its schemas."""
     schema, found = OmegaConf.get_type(config), []
     allowed = [f.name for f in fields(schema)] if is_dataclass(schema) else None
@@ -82,11 +90,11 @@ def unknown_key_faults(config: DictConfig, prefix: str = "") -> list[Fault]:
         name = str(key)
         if allowed is not None and name not in allowed and (prefix, name) not in HYDRAS_OWN:
             value = "?" if OmegaConf.is_interpolation(config, name) else str(config[name])
-            found.append(unknown_key_fault(prefix + name, value, allowed))
+            found.append(unknown_key_fault(prefix + name, value, allowed, root))
         elif not OmegaConf.is_missing(config, name) and not OmegaConf.is_interpolation(config, name):
             child = config[name]
             if isinstance(child, DictConfig):
-                found += unknown_key_faults(child, f"{prefix}{name}.")
+                found += unknown_key_faults(child, f"{prefix}{name}.", root)
     return found
 
 
@@ -98,15 +106,28 @@ def _resolution_fault(error: OmegaConfBaseException, group: str) -> Fault:
 
 
 def to_run_conf(config: DictConfig) -> RunConf:
+    """Gates 1 and 2 for a run; see `to_conf`."""
+    return to_conf(config, RunConf)
+
+
+def to_conf(config: DictConfig, schema: type[Root], root: type = RootConf) -> Root:
     """Gates 1 and 2: a composed config as real objects, resolved and range-checked.
+
+    Args:
+        config: Composed.
+        schema: Of what is returned: the root, or what a root adds something to.
+        root: Whose keys are suggested.
 
     Raises:
         ConfigError: with every unknown key, missing value and range fault of every group.
     """
-    faults = unknown_key_faults(config)
+    faults = unknown_key_faults(config, root=root)
     values: dict[str, Any] = {}
-    for f in fields(RunConf):
+    for f in fields(schema):
         try:
+            if OmegaConf.is_missing(config, f.name):
+                faults.append(Fault(f.name, "needs a value", fix=f"give it one: {f.name}=..."))
+                continue
             node = config[f.name]
             if not isinstance(node, DictConfig):
                 values[f.name] = node
@@ -124,7 +145,7 @@ def to_run_conf(config: DictConfig) -> RunConf:
             faults.append(_resolution_fault(error, f.name))
     if faults:
         raise ConfigError(faults)
-    return RunConf(**values)
+    return schema(**values)
 
 
 def to_sweep_conf(config: DictConfig) -> SweepConf:
@@ -172,12 +193,13 @@ def _written_value(key: str, overrides: list[str]) -> str:
     return ""
 
 
-def explain(error: Exception, overrides: list[str]) -> list[Fault]:
+def explain(error: Exception, overrides: list[str], root: type = RootConf) -> list[Fault]:
     """The faults behind an exception of Hydra or OmegaConf.
 
     Args:
         error: What composing raised.
         overrides: The command line, from which the offending value is quoted.
+        root: Whose keys are suggested.
     """
     chained = error.__cause__ or error.__context__  # the latter for what Hydra finds in a YAML file
     cause = chained if isinstance(chained, OmegaConfBaseException) else error
@@ -186,7 +208,7 @@ def explain(error: Exception, overrides: list[str]) -> list[Fault]:
         group, _, option = missing.rpartition("/")
         options = [str(name) for name in error.options or []]
         if not group or not options:
-            group_near = nearest(group or option, [*SCHEMAS, "experiment", "sweep"])
+            group_near = nearest(group or option, [*SCHEMAS, "experiment", "sweep", "lexicon"])
             fix = f"did you mean {group_near}?" if group_near else ""
             return [Fault(group or option, "no such group or file", option if group else "", fix=fix)]
         near = nearest(option, options)
@@ -205,8 +227,8 @@ def explain(error: Exception, overrides: list[str]) -> list[Fault]:
             if file:
                 written, value = key, f"... in {file[1]}.yaml"
             if written == key:
-                return [unknown_key_fault(key, value or _written_value(written, overrides), siblings)]
-            near = nearest(written, known_keys())
+                return [unknown_key_fault(key, value or _written_value(written, overrides), siblings, root)]
+            near = nearest(written, known_keys(root))
             fix = f"did you mean {near}?" if near else ""
             return [Fault(written, "no such key", _written_value(written, overrides), ", ".join(siblings or []), fix)]
         message = _first_line(cause)
@@ -227,5 +249,5 @@ def explain(error: Exception, overrides: list[str]) -> list[Fault]:
             return [Fault(key, "cannot be deleted", fix=f"override it instead: {key}=...")]
         return [Fault(key, message[:1].lower() + message[1:], value)]
     if isinstance(error, ConfigCompositionException | HydraException | ValueError):
-        return [Fault("", _first_line(error), fix="see `python train.py --help`")]
+        return [Fault("", _first_line(error), fix=f"see `{COMMANDS[root]} --help`")]
     raise error

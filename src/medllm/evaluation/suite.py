@@ -38,12 +38,14 @@ class Metric:
         title: In tables and on the page.
         better: Which way it improves.
         proportion: Whether each item is counted or not, so that its interval is Wilson's.
+        exponential: Whether it is shown as e to the power of its ratio, as a perplexity is.
     """
 
     name: str
     title: str
     better: Better
     proportion: bool = False
+    exponential: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Subject(Protocol):
     batch_size: int
 
     def answers(self, conversations: Sequence[Conversation]) -> list[Answer]:
-        """Greedy answers; behind the guard, what the guard lets through or says instead."""
+        """Greedy answers of the model. A suite that asks the guarded side puts its guard around them."""
         ...
 
     def likelihoods(self, requests: Sequence[tuple[Conversation, str]]) -> list[Likelihood]:
