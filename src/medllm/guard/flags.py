@@ -10,6 +10,9 @@ from medllm.guard.scope import Scope, Text
 from medllm.guard.urgency import Urgency
 
 
+WINDOW = 400  # characters of one message in which a sign without `within` must be found
+
+
 @dataclass(frozen=True)
 class Flag:
     """A group of which a sign holds.
@@ -78,13 +81,10 @@ class Finder:
             if not found:
                 return None
             choices.append(found)
-        if sign.within is None:
-            chosen = tuple(min(found, key=lambda pair: pair[1].turn) for found in choices)
-        else:
-            near = [each for each in _products(choices) if _near(each, sign.within)]
-            if not near:
-                return None
-            chosen = near[0]
+        near = [each for each in _products(choices) if _near(each, sign.within)]
+        if not near:
+            return None
+        chosen = min(near, key=lambda each: max(mention.turn for _, mention in each))
         return Flag(group.name, sign.urgency, {t: m.words for t, m in chosen}, max(m.turn for _, m in chosen))
 
 
@@ -93,8 +93,9 @@ def _products(choices: list[list[tuple[str, _Mention]]]) -> list[tuple[tuple[str
     return list(itertools.product(*(found[:12] for found in choices)))
 
 
-def _near(each: tuple[tuple[str, _Mention], ...], within: int) -> bool:
+def _near(each: tuple[tuple[str, _Mention], ...], within: int | None) -> bool:
+    """Whether mentions belong together: not too far apart in one message, or in turns that add to each other."""
     mentions = [mention for _, mention in each]
     if len({mention.turn for mention in mentions}) > 1:
-        return False
-    return max(m.start for m in mentions) - min(m.end for m in mentions) <= within
+        return within is None
+    return max(m.start for m in mentions) - min(m.end for m in mentions) <= (within or WINDOW)

@@ -31,7 +31,8 @@ class Sign:
     Attributes:
         all: One set of terms per thing that must be found; any term of a set will do.
         unless: Terms that must be found nowhere.
-        within: Characters between the first and the last, in one message; None for anywhere in the conversation.
+        within: Characters between the first and the last, in one message; None for `flags.WINDOW`, and for turns that add to each
+            other.
         urgency: C or D.
     """
 
