@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from medllm.config import data, generation, hub, lora, model, quantization, run, tracking, trainer
+from medllm.config import data, generation, guard, hub, lora, model, quantization, run, tracking, trainer
 
 SCHEMAS: dict[str, dict[str, type]] = {
     "model": {
@@ -32,6 +32,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "tracking": {"mlflow": tracking.MlflowConf, "none": tracking.NoTrackingConf},
     "generation": {"generation": generation.GenerationConf},
     "hub": {"hub": hub.HubConf},
+    "guard": {"red_flags": guard.RedFlagGuardConf, "none": guard.NoGuardConf},
 }
 
 
@@ -40,6 +41,7 @@ def schema_names(conf: run.RunConf) -> dict[str, str]:
     return {
         group: next(name for name, schema in kinds.items() if type(getattr(conf, group)) is schema)
         for group, kinds in SCHEMAS.items()
+        if hasattr(conf, group)
     }
 
 

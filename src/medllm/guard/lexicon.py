@@ -20,6 +20,7 @@ class Protocol(Enum):
     """Which fixed text answers a sign."""
 
     emergency = "emergency"
+    poisoning = "poisoning"
     self_harm = "self_harm"
     violence = "violence"
 
