@@ -58,8 +58,9 @@ class Finder:
 
     def _mentions(self, term: str, texts: Sequence[Text], known: dict[str, list[_Mention]]) -> list[_Mention]:
         if term not in known:
+            allowed = {Scope.past} if term in self.lexicon.context else set()
             known[term] = [
-                _Mention(turn, m.start(), m.end(), m[0], frozenset(text.scopes(m.start(), m.end())))
+                _Mention(turn, m.start(), m.end(), m[0], frozenset(text.scopes(m.start(), m.end())) - allowed)
                 for turn, text in enumerate(texts)
                 for m in self.lexicon.terms[term].finditer(text.plain)
                 if m[0]

@@ -72,12 +72,14 @@ class Lexicon:
         version: As its file says.
         sha256: Of the file.
         terms: Name to pattern, for `plain` text.
+        context: Terms of what somebody is, has or takes, which counts also if it began long ago.
         groups: In the order of the file.
     """
 
     version: str
     sha256: str
     terms: dict[str, re.Pattern[str]]
+    context: frozenset[str]
     groups: tuple[Group, ...]
 
 
@@ -98,10 +100,12 @@ def load_lexicon(path: Path | None = None) -> Lexicon:
     if not isinstance(values, dict) or not {"version", "terms", "groups"} <= set(values):
         raise ConfigError(Fault("guard.lexicon", "is no lexicon", str(file), allowed="version, parts, terms, groups"))
     terms = _terms(values["terms"], values.get("parts") or {}, faults)
+    context = frozenset(values.get("context") or ())
+    faults += [f"context: no term is called {name}" for name in sorted(context - set(terms))]
     groups = tuple(_group(name, group, terms, faults) for name, group in values["groups"].items())
     if faults:
         raise ConfigError([Fault("guard.lexicon", fault, str(file)) for fault in faults])
-    return Lexicon(str(values["version"]), hashlib.sha256(data).hexdigest(), terms, groups)
+    return Lexicon(str(values["version"]), hashlib.sha256(data).hexdigest(), terms, context, groups)
 
 
 def _terms(written: dict[str, list[str]], parts: dict[str, str], faults: list[str]) -> dict[str, re.Pattern[str]]:

@@ -55,15 +55,15 @@ _TURN = re.compile(
 )
 _STRONG = re.compile(
     r"\b(?:no(?! (?:idea|doubt|longer|one\b|matter|relief|better|use|help|improvement|energy|strength|wonder|sense|way|choice|control"
-    r"|history in))|without|den(?:y|ies|ied|ying)|nor|neither|never|negative for|absence of|free of|ruled out"
+    r"|history in|wet|urine|pee|tears|pulse|movements?|feeling|sensation|appetite|breath|response|warning|reaction))|without|den(?:y|ies|ied|ying)|nor|neither|never|negative for|absence of|free of|ruled out"
     r"|(?:not|n['\u2019]t) (?:really |currently |actually |yet )?(?:have|having|had|has|any|feel(?:ing)?|experienc\w*|suffer\w*"
     r"|notic\w*|see|seen|seeing|get|getting an?|been|developed?|complain\w*|report\w*))\b"
 )
 # What these deny ends soon: with the next comma, `and`, or after six words.
 _WEAK = re.compile(
     r"\b(?:is|are|was|were|am|i'm|it's|he's|she's|that's|do|does|did|has|have|had|would|should|i've|they're)(?:n't| not) "
-    r"(?!(?:\w+ )?(?:know|sure|think|understand|realis\w+|realiz\w+|tell|stop\w*|improv\w+|better|help\w*|work\w*|respond\w*|make|making"
-    r"|able|want|certain|well|right|good|going away|go away|gone|only|just|like|eat\w*|drink\w*|sleep\w*|believe|care|let|wait|ok))"
+    r"(?!(?:\w+ )?(?:know|sure|think|understand|realis\w+|realiz\w+|tell|stop\w*|improv\w*|better|help\w*|work\w*|respond\w*|make|making"
+    r"|able|want|certain|well|right|good|going away|go away|gone|only|just|like|eat\w*|drink\w*|sleep\w*|believe|care|let|wait|ok)\b)"
 )
 _STRONG_REACH, _WEAK_WORDS = 140, 6
 _LIST_BREAK = re.compile(r", ?(?=(?:severe|sudden\w*|terrible|crushing|intense|extreme|worst|excruciating)\b)")
