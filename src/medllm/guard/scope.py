@@ -99,7 +99,7 @@ _HYPOTHETICAL = re.compile(
     r"|likelihood|warning signs?|prevention|dangers?) (?:of|for|include)|worr(?:y|ied|ies|ying) about|afraid of|scared of|fear(?:s|ing|ful)? (?:of|about)?"
     r"|anxious about|lead(?:s|ing)? to|(?:can|may|could|might|does|do|would|will) (?:\w+ ){0,4}(?:cause|trigger|give|prevent|increase|happen)\w*|caus(?:es|ing)|prevent\w*|avoid\w*"
     r"|protect\w* (?:against|from)|screen(?:ed|ing)? for|test(?:ed|ing)? for|vaccin\w+ (?:against|for)|side effects? (?:of|like|such|includ\w+|are|listed)"
-    r"|leaflet|article|i (?:have |just )?read|read (?:about|that)|learn\w* about|saw a (?:film|video|post|documentary)|novel|essay|exam|homework|lecture|training|course"
+    r"|leaflet|article|volunteer\w*|(?:talk|speak) to (?:somebody|someone|a person|people) who|people who|those who|i (?:have |just )?read|read (?:about|that)|learn\w* about|saw a (?:film|video|post|documentary)|novel|essay|exam|homework|lecture|training|course"
     r"|(?:difference|distinguish|tell) between|recogni[sz]e|know about|first aid|how (?:do|can|would|should) (?:i|we|you|one|people|doctors) (?:know|tell|spot|treat|recogni[sz]e|help)"
     r"|what (?:is|are|does|causes?)|rule out|to exclude|just in case|do you (?:ask|mean)|dream\w*|nightmares?|wondering (?:about|whether))\b"
 )
