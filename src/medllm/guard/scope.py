@@ -67,6 +67,7 @@ _WEAK = re.compile(
 )
 _STRONG_REACH, _WEAK_WORDS = 140, 6
 _LIST_BREAK = re.compile(r", ?(?=(?:severe|sudden\w*|terrible|crushing|intense|extreme|worst|excruciating)\b)")
+_DURATION = re.compile(r"\b(?:for|since)\b[^,]*,")  # `no wind for three days, vomiting`
 _DENIED_AFTER = re.compile(
     r" ?(?:[:-] ?(?:no|none|denied|absent|negative)\b|,? ?(?:is |are |was |were |has been )?(?:denied|absent|ruled out|excluded|negative)\b"
     r"|\? ?no\b)"
@@ -78,7 +79,7 @@ _PAST = re.compile(
     r"twenties|thirties|teens)\b|\bwhen (?:i|he|she) was (?:\d+|young\w*|little|small|an? (?:child|kid|teen\w*|baby)|in)\b|\bused to\b"
     r"|\b(?:long|some time|ages) ago\b|\bat (?:the )?age (?:of )?\d+\b|\bpreviously\b|\bweeks ago\b|\bin the past\b|\bonce had\b"
 )
-_HISTORY = re.compile(r"\b(?:(?<!family )history of|previous|prior|past|hx of|h/o|old)\s(?:[\w'-]+ ){0,3}$")
+_HISTORY = re.compile(r"\b(?:(?<!family )history of|previous|prior|past|hx of|h/o)\s(?:[\w'-]+ ){0,3}$")
 _FAMILY = re.compile(r"\bfamily history|\bruns? in (?:the|my|our) family|\bin (?:my|our|the) family\b|\b(?:both|all) (?:my|his|her) parents\b")
 _KIN = (
     r"\b(?:my|his|her|our|whose)(?: \w+){0,2}? (?:father|mother|dad|mum|mom|grand\w*|uncle|aunt|cousin|brother|sister|parents?|nan|gran|friend"
@@ -181,7 +182,7 @@ def _denied(clause_before: str, matched: str) -> bool:
     if strong is not None:
         between = clause_before[strong.end() :]
         listing = strong[0].startswith(("den", "never", "without"))
-        broken = not listing and _LIST_BREAK.search(between + matched)
+        broken = not listing and (_LIST_BREAK.search(between + matched) or _DURATION.search(between))
         if len(between) <= _STRONG_REACH and not broken:
             return True
     weak = None
