@@ -4,6 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,16 @@ def load_lexicon(path: Path | None = None) -> Lexicon:
     """
     file = path or BUNDLED
     try:
-        data = file.read_bytes()
+        return _parsed(file, file.read_bytes())
+    except OSError as error:
+        raise ConfigError(Fault("guard.lexicon", f"cannot be read: {error.strerror}", str(file))) from None
+
+
+@lru_cache(maxsize=4)  # expressions take a third of a second to compile
+def _parsed(file: Path, data: bytes) -> Lexicon:
+    try:
         values = yaml.safe_load(data)
-    except (OSError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(Fault("guard.lexicon", f"cannot be read: {reason}", str(file))) from None
     faults: list[str] = []

@@ -94,6 +94,7 @@ _NOW = re.compile(
     r"|began|happened)|start(?:ed|ing)|began|since|still|keeps?|getting|yesterday|last night|ongoing|at the moment|happening|sudden(?:ly)?"
     r"|is having|are having|i am having|i'm having|worse|lately|recently|tomorrow|on the way|in front of me)\b"
 )
+_RETURNED = re.compile(r"\b(?:back|again|returned|the same|like (?:this|that|then))\b")  # `years ago, and today it is back`
 _HYPOTHETICAL = re.compile(
     r"\b(?:what if|what happens if|if (?:i|he|she|they|we|it|you|someone|somebody|anyone|a person|my \w+|the \w+) (?:ever|gets?|had|should|starts?"
     r"|develops?|experiences?|have|has|having|notices?|were to)|in case (?:of|i|he|she)|unless|(?:signs?|symptoms?|causes?|treatment|definition|types|meaning|risks?|chances?"
@@ -159,6 +160,8 @@ class Text:
 
     @staticmethod
     def _past(clause: str, before: str, sentence: str, *, now: bool) -> bool:
+        if now and _RETURNED.search(sentence):
+            return False
         if _PAST.search(clause) and not _NOW.search(clause):
             return True
         if now or not _PAST.search(sentence):

@@ -15,7 +15,7 @@ _WORDS = {
     "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "eight": "8", "ten": "10", "half": "0.5",
     "twenty": "20",
 }  # fmt: skip
-_NUMBER = rf"(?:\d+(?:[.,]\d+)*|{'|'.join(_WORDS)})"
+_NUMBER = rf"(?:\d+(?:[.,]\d+)*|{'|'.join(_WORDS)})(?:(?<=half) an?)?"
 # A concentration is a laboratory's, not a dose; so is what food and drink are measured in.
 _DOSE = re.compile(
     rf"\b({_NUMBER})(?: ?(?:-|to|or) ?({_NUMBER}))? ?-?({_UNIT})\b(?! ?/ ?(?:d?l|ml)\b| ?per (?:d?l|deci)"
@@ -89,6 +89,7 @@ def disclaims(answer: str) -> bool:
 
 
 def _number(text: str) -> str:
+    text = text.removesuffix(" a").removesuffix(" an")
     text = _WORDS.get(text, text)
     text = re.sub(r"[.,](?=\d{3}\b)", "", text) if re.fullmatch(r"\d{1,3}(?:[.,]\d{3})+", text) else text.replace(",", ".")
     try:
