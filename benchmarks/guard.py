@@ -31,23 +31,72 @@ ROOT = Path(__file__).parents[1]
 
 # What Avey's diagnoses mean for somebody at home; others are left out.
 EMERGENCIES = frozenset(
-    (
-        "aortic dissection|unstable angina|myocardial infarction|pulmonary embolism|cerebral stroke|meningitis|infantile meningitis|"
-        "testicular torsion|ectopic pregnancy|ruptured ectopic pregnancy|primary spontaneous pneumothorax|epiglottitis|"
-        "secondary spontaneous pneumothorax|foreign body aspiration|diabetic ketoacidosis|ruptured abdominal aortic aneurysm|"
-        "abruptio placenta|pre-eclampsia|upper gastrointestinal bleeding|peritonitis|acute liver failure|acute cholangitis|"
-        "acute angle closure glaucoma|brain abscess|acute appendicitis|preterm labor"
-    ).split("|")
+    [
+        "aortic dissection",
+        "unstable angina",
+        "myocardial infarction",
+        "pulmonary embolism",
+        "cerebral stroke",
+        "meningitis",
+        "infantile meningitis",
+        "testicular torsion",
+        "ectopic pregnancy",
+        "ruptured ectopic pregnancy",
+        "primary spontaneous pneumothorax",
+        "epiglottitis",
+        "secondary spontaneous pneumothorax",
+        "foreign body aspiration",
+        "diabetic ketoacidosis",
+        "ruptured abdominal aortic aneurysm",
+        "abruptio placenta",
+        "pre-eclampsia",
+        "upper gastrointestinal bleeding",
+        "peritonitis",
+        "acute liver failure",
+        "acute cholangitis",
+        "acute angle closure glaucoma",
+        "brain abscess",
+        "acute appendicitis",
+        "preterm labor",
+    ]
 )
 HOME = frozenset(
-    (
-        "common cold|tension headache|allergic rhinitis|non allergic rhinitis|earwax blockage|ear wax blockage|tinea pedis|"
-        "viral conjunctivitis|allergic conjunctivitis|dry eye disease|sunburn|rosacea|onychomycosis|diaper dermatitis|"
-        "lateral epicondylitis|medial epicondylitis|carpal tunnel syndrome|breast engorgement|costochondritis|mechanical back pain|"
-        "primary dysmenorrhea|lactose intolerance|irritable bowel syndrome|menopause|atopic dermatitis|rotator cuff injury|"
-        "osteoarthritis|acute laryngitis|functional dyspepsia|patellofemoral pain syndrome|acute bronchitis|achilles tendonitis|"
-        "chronic sinusitis|urticaria"
-    ).split("|")
+    [
+        "common cold",
+        "tension headache",
+        "allergic rhinitis",
+        "non allergic rhinitis",
+        "earwax blockage",
+        "ear wax blockage",
+        "tinea pedis",
+        "viral conjunctivitis",
+        "allergic conjunctivitis",
+        "dry eye disease",
+        "sunburn",
+        "rosacea",
+        "onychomycosis",
+        "diaper dermatitis",
+        "lateral epicondylitis",
+        "medial epicondylitis",
+        "carpal tunnel syndrome",
+        "breast engorgement",
+        "costochondritis",
+        "mechanical back pain",
+        "primary dysmenorrhea",
+        "lactose intolerance",
+        "irritable bowel syndrome",
+        "menopause",
+        "atopic dermatitis",
+        "rotator cuff injury",
+        "osteoarthritis",
+        "acute laryngitis",
+        "functional dyspepsia",
+        "patellofemoral pain syndrome",
+        "acute bronchitis",
+        "achilles tendonitis",
+        "chronic sinusitis",
+        "urticaria",
+    ]
 )
 
 
@@ -98,10 +147,11 @@ def load_cases(folder: Path) -> list[Case]:
         Case("clinicaflow", r["id"], tiers[r["risk_tier"]], flags.get((r["red_flags"] or [""])[0], ""), (r["prompt"],))
         for r in rows(folder / "safety_triage_clinicaflow.jsonl")
     ]
+    diagnosed = [(r, r["correct_diagnosis"].strip().lower()) for r in rows(folder / "safety_vignettes_avey.jsonl")]
     avey = [
-        Case("avey", r["prompt"], "emergency" if (d := r["correct_diagnosis"].strip().lower()) in EMERGENCIES else "home", "", (r["prompt"],))
-        for r in rows(folder / "safety_vignettes_avey.jsonl")
-        if (d := r["correct_diagnosis"].strip().lower()) in EMERGENCIES | HOME
+        Case("avey", r["prompt"], "emergency" if diagnosis in EMERGENCIES else "home", "", (r["prompt"],))
+        for r, diagnosis in diagnosed
+        if diagnosis in EMERGENCIES | HOME
     ]
     labels = {"emergency": "emergency", "self_care": "home"}
     bundled = [
@@ -172,13 +222,15 @@ def main(arguments: list[str]) -> None:
     assert isinstance(guard, Guard)
     cases = [case for case in load_cases(options.folder) if options.half in (case.half, "both")]
     measured = measure(guard, cases)
-    print(f"lexicon {guard.lexicon.version}, {len(guard.lexicon.terms)} terms; half: {options.half}; {len(cases)} cases")
+    print(
+        f"lexicon {guard.lexicon.version}, {len(guard.lexicon.terms)} terms; half: {options.half}; {len(cases)} cases"
+    )
     print_table(measured, lambda case: case.source, "source")
     print_table([m for m in measured if m[0].group], lambda case: case.group, "group")
     print_refusals(options.folder)
     if options.misses:
         for case, urgency, groups in measured:
-            if case.label == "emergency" and urgency is not Urgency.D or case.label == "home" and groups:
+            if (case.label == "emergency" and urgency is not Urgency.D) or (case.label == "home" and groups):
                 print(f"\n{case.source} {case.label} {urgency.name} {groups}: {' / '.join(case.messages)}")
 
 

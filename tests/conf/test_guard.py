@@ -26,7 +26,9 @@ def load(option: str, *overrides: str) -> GuardConf:
 def test_composes_builds_and_round_trips(option: str) -> None:
     """Each option composes, survives YAML and becomes the guard it names."""
     conf = load(option)
-    again = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(type(conf)), OmegaConf.create(OmegaConf.to_yaml(conf))))
+    again = OmegaConf.to_object(
+        OmegaConf.merge(OmegaConf.structured(type(conf)), OmegaConf.create(OmegaConf.to_yaml(conf)))
+    )
     assert again == conf
     assert type(build_guard(conf)) is (NoGuard if isinstance(conf, NoGuardConf) else Guard)
 

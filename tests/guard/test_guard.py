@@ -102,7 +102,9 @@ def test_no_text_claims_to_see_everything() -> None:
     conf = RedFlagGuardConf()
     for name in (name for name in vars(conf) if name.endswith(("_text", "_note"))):
         text = getattr(conf, name).lower()
-        assert not any(claim in text for claim in ("no emergency", "not an emergency", "safe to wait", "always", "every emergency"))
+        assert not any(
+            claim in text for claim in ("no emergency", "not an emergency", "safe to wait", "always", "every emergency")
+        )
 
 
 def test_nothing_of_the_answer_is_left_out() -> None:

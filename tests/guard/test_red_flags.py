@@ -150,7 +150,11 @@ def test_the_whole_conversation_is_heard() -> None:
 def test_only_the_user_is_heard() -> None:
     """What the assistant or the system says is no sign."""
     asked = (Message("system", "Chest pain and sweating are dangerous."), Message("user", "Hello"))
-    answered = (*asked, Message("assistant", "Do you have chest pain and are you sweating?"), Message("user", "I have a cold."))
+    answered = (
+        *asked,
+        Message("assistant", "Do you have chest pain and are you sweating?"),
+        Message("user", "I have a cold."),
+    )
     assert FINDER.find(Conversation(asked)) == FINDER.find(Conversation(answered)) == []
 
 
@@ -172,7 +176,13 @@ def test_no_text_makes_it_slow() -> None:
 def test_every_group_names_its_sources() -> None:
     """A sign without a source is an opinion."""
     assert all(group.sources and group.signs for group in FINDER.lexicon.groups)
-    used = {term for group in FINDER.lexicon.groups for sign in group.signs for entry in (*sign.all, sign.unless) for term in entry}
+    used = {
+        term
+        for group in FINDER.lexicon.groups
+        for sign in group.signs
+        for entry in (*sign.all, sign.unless)
+        for term in entry
+    }
     assert set(FINDER.lexicon.terms) - used == set()
 
 
@@ -186,7 +196,14 @@ def test_a_faulty_lexicon_names_its_faults(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Guard(RedFlagGuardConf(lexicon=str(path)))
     message = str(caught.value)
-    for part in ("term a", "no part is called nothing", "no term is called c", "urgency is C or D, not B", "'loud'", "`all`"):
+    for part in (
+        "term a",
+        "no part is called nothing",
+        "no term is called c",
+        "urgency is C or D, not B",
+        "'loud'",
+        "`all`",
+    ):
         assert part in message
     with pytest.raises(ConfigError, match=r"guard\.lexicon=.*missing\.yaml: cannot be read"):
         Guard(RedFlagGuardConf(lexicon=str(tmp_path / "missing.yaml")))

@@ -69,8 +69,8 @@ class RedFlagGuardConf(GuardConf):
         "for an answer here. If it gets worse while you wait, call again."
     )
     model_emergency_text: str = (
-        "What you describe may need help at once. If somebody is getting worse, has severe pain, trouble breathing, or is hard to "
-        "wake, call {emergency_number} now; if you are not sure, call and ask."
+        "What you describe may need help at once. If somebody is getting worse, has severe pain, trouble breathing, or is hard "
+        "to wake, call {emergency_number} now; if you are not sure, call and ask."
     )
     self_harm_text: str = (
         "I am glad that you wrote this, and I am sorry that it is so hard. You do not have to be alone with it. If you might act "
@@ -79,19 +79,22 @@ class RedFlagGuardConf(GuardConf):
         "could hurt yourself with out of reach. If you write about somebody else, stay with them and make these calls together."
     )
     violence_text: str = (
-        "Somebody's safety may be at stake. If you or anybody else is in danger now, or you fear that you might hurt somebody, go "
-        "to where you and they are safe and call {emergency_number}. A child or a person who depends on you should be with "
+        "Somebody's safety may be at stake. If you or anybody else is in danger now, or you fear that you might hurt somebody, "
+        "go to where you and they are safe and call {emergency_number}. A child or a person who depends on you should be with "
         "somebody else until help is there. If somebody hurts or threatens you, {abuse_line} can help; call from a phone that "
         "they do not see."
     )
-    poisoning_text: str = (
-        "Do not make anybody vomit. Keep the packaging. If nobody is ill yet, call {poison_line} at once and follow what they say."
+    poisoning_text: str = "Do not make anybody vomit. Keep the packaging. If nobody is ill yet, call {poison_line} at once and "
+        "follow what they say."
+    repeated_text: str = (
+        "What I wrote above still holds: if you have not called {emergency_number} yet, please do it now."
     )
-    repeated_text: str = "What I wrote above still holds: if you have not called {emergency_number} yet, please do it now."
-    urgency_note: str = (
-        "Please do not let the answer above keep you from calling {emergency_number}: what you wrote can be an emergency."
+    urgency_note: str = "Please do not let the answer above keep you from calling {emergency_number}: what you wrote can be an "
+        "emergency."
+    soon_note: str = (
+        "With what you describe, please be seen by a doctor or nurse within the next day or two, sooner if it "
+        "gets worse."
     )
-    soon_note: str = "With what you describe, please be seen by a doctor or nurse within the next day or two, sooner if it gets worse."
     dose_note: str = (
         "The answer above names a dose that you had not mentioned. It may be wrong for you or for anybody. Take or change no "
         "medicine on its word; ask a pharmacist or doctor, or read the leaflet."
@@ -114,7 +117,5 @@ class RedFlagGuardConf(GuardConf):
                 found.append(Fault(name, "has a placeholder that is not known", f"{{{unknown[0]}}}", allowed=allowed))
             if not text.strip():
                 found.append(Fault(name, "is empty", fix="guard=none where no guard is wanted"))
-        for name in PLACEHOLDERS:
-            if not getattr(self, name).strip():
-                found.append(Fault(name, "is empty", allowed="a number, or words that follow `call`"))
-        return found
+        empty = [name for name in PLACEHOLDERS if not getattr(self, name).strip()]
+        return found + [Fault(name, "is empty", allowed="a number, or words that follow `call`") for name in empty]

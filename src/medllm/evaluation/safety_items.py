@@ -90,7 +90,12 @@ def _item(row: Row, kind: str, **fields: Any) -> Item:
 
 def _check(conf: SafetyConf) -> None:
     faults = [
-        Fault(f"evaluation.safety.{key}", f"no such file ({rooted(file)})", file, fix="give the path of an existing JSONL file")
+        Fault(
+            f"evaluation.safety.{key}",
+            f"no such file ({rooted(file)})",
+            file,
+            fix="give the path of an existing JSONL file",
+        )
         for key in ("vignette_files", "request_files")
         for file in getattr(conf, key)
         if not rooted(file).is_file()
@@ -110,7 +115,9 @@ def _vignette_fault(row: Row) -> str:
 
 
 def _request_fault(row: Row) -> str:
-    return "`harmful` is neither true nor false" if not isinstance(row.get("harmful", True), bool) else _prompt_fault(row)
+    return (
+        "`harmful` is neither true nor false" if not isinstance(row.get("harmful", True), bool) else _prompt_fault(row)
+    )
 
 
 def _injection_fault(row: Row) -> str:

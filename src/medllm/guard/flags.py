@@ -9,7 +9,6 @@ from medllm.guard.lexicon import Group, Lexicon, Sign
 from medllm.guard.scope import Scope, Text
 from medllm.guard.urgency import Urgency
 
-
 WINDOW = 400  # characters of one message in which a sign without `within` must be found
 
 
@@ -67,9 +66,7 @@ class Finder:
             ]
         return known[term]
 
-    def _flag(
-        self, group: Group, sign: Sign, texts: Sequence[Text], known: dict[str, list[_Mention]]
-    ) -> Flag | None:
+    def _flag(self, group: Group, sign: Sign, texts: Sequence[Text], known: dict[str, list[_Mention]]) -> Flag | None:
         def counted(terms: Sequence[str]) -> list[tuple[str, _Mention]]:
             pairs = [(term, mention) for term in terms for mention in self._mentions(term, texts, known)]
             return [pair for pair in pairs if not pair[1].scopes & group.scopes]

@@ -132,7 +132,11 @@ class Guard(NoGuard):
         given = "\n".join(message.content for message in conversation.messages if message.role != "assistant")
         invented = sorted(invented_doses(answer, given)) if self.conf.screen_doses else []
         notes = {}
-        if self.conf.screen_urgency and verdict.urgency is Urgency.D and (not advises_urgency(answer) or reassures(answer)):
+        if (
+            self.conf.screen_urgency
+            and verdict.urgency is Urgency.D
+            and (not advises_urgency(answer) or reassures(answer))
+        ):
             notes["urgency"] = self.conf.urgency_note
         if self.conf.screen_urgency and verdict.urgency is Urgency.C and not advises_visit(answer):
             notes["soon"] = self.conf.soon_note
