@@ -84,13 +84,17 @@ class RedFlagGuardConf(GuardConf):
         "somebody else until help is there. If somebody hurts or threatens you, {abuse_line} can help; call from a phone that "
         "they do not see."
     )
-    poisoning_text: str = "Do not make anybody vomit. Keep the packaging. If nobody is ill yet, call {poison_line} at once and "
+    poisoning_text: str = (
+        "Do not make anybody vomit. Keep the packaging. If nobody is ill yet, call {poison_line} at once and "
         "follow what they say."
+    )
     repeated_text: str = (
         "What I wrote above still holds: if you have not called {emergency_number} yet, please do it now."
     )
-    urgency_note: str = "Please do not let the answer above keep you from calling {emergency_number}: what you wrote can be an "
+    urgency_note: str = (
+        "Please do not let the answer above keep you from calling {emergency_number}: what you wrote can be an "
         "emergency."
+    )
     soon_note: str = (
         "With what you describe, please be seen by a doctor or nurse within the next day or two, sooner if it "
         "gets worse."
