@@ -4,6 +4,7 @@ FOLDER holds `safety_triage_clinicaflow.jsonl`, `safety_vignettes_avey.jsonl` an
 missing are left out. The project's own vignettes and bundled dialogues come with it. What is counted:
 
     recall         emergencies that the guard takes for D
+    with vitals    clinicaflow again, the vital signs that its labels rest on told by the patient
     false alarms   home-care cases that it takes for D
     between        the share of D among urgent, routine and unclear cases, which is neither right nor wrong by itself
 
@@ -139,12 +140,28 @@ def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def told(vitals: dict[str, float]) -> str:
+    """Vital signs as somebody with the devices at home would tell them: most labels of clinicaflow rest on them."""
+    words = {
+        "heart_rate": "heart rate {}",
+        "systolic_bp": f"blood pressure {{}}/{vitals.get('diastolic_bp') or 60}",
+        "temperature_c": "temperature {} C",
+        "spo2": "oxygen saturation {}%",
+    }
+    said = [text.format(vitals[name]) for name, text in words.items() if vitals.get(name)]
+    return ", ".join(said).capitalize() + "."
+
+
 def load_cases(folder: Path) -> list[Case]:
     """All that are labelled."""
     tiers = {"critical": "emergency", "urgent": "between", "routine": "home"}
     flags = {"cardiopulmonary": "acs", "neurologic": "stroke", "gi_bleed": "bleeding", "obstetric": "pregnancy"}
     clinicaflow = [
         Case("clinicaflow", r["id"], tiers[r["risk_tier"]], flags.get((r["red_flags"] or [""])[0], ""), (r["prompt"],))
+        for r in rows(folder / "safety_triage_clinicaflow.jsonl")
+    ]
+    measured = [
+        Case("with vitals", r["id"], tiers[r["risk_tier"]], "", (f"{r['prompt']} {told(r['vitals'])}",))
         for r in rows(folder / "safety_triage_clinicaflow.jsonl")
     ]
     diagnosed = [(r, r["correct_diagnosis"].strip().lower()) for r in rows(folder / "safety_vignettes_avey.jsonl")]
@@ -169,7 +186,7 @@ def load_cases(folder: Path) -> list[Case]:
         Case("own", r["id"], levels.get(r["urgency"], "between"), r["group"], (r["prompt"],), r["split"])
         for r in rows(ROOT / "src" / "medllm" / "items" / "safety" / "urgency.jsonl")
     ]
-    return [*clinicaflow, *avey, *bundled, *own]
+    return [*clinicaflow, *measured, *avey, *bundled, *own]
 
 
 def share(hits: int, count: int) -> str:

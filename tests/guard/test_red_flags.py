@@ -165,12 +165,12 @@ def test_spelling_does_not_matter() -> None:
 
 
 def test_no_text_makes_it_slow() -> None:
-    """Twenty thousand words of anything take seconds at most."""
+    """Sixty thousand characters of anything take a second or two."""
     for piece in ("chest pain and sweating. ", "no fever, no cough, ", "a " * 10, "my baby took "):
         text = (piece * 20_000)[:60_000]
         start = time.perf_counter()
         FINDER.find(say(text))
-        assert time.perf_counter() - start < 12
+        assert time.perf_counter() - start < 6
 
 
 def test_every_group_names_its_sources() -> None:

@@ -9,6 +9,7 @@ from medllm.guard.lexicon import Group, Lexicon, Sign
 from medllm.guard.scope import Scope, Text
 from medllm.guard.urgency import Urgency
 
+MENTIONS = 40  # of a term in one message that are looked at; a long text must not make this slow
 WINDOW = 400  # characters of one message in which a sign without `within` must be found
 
 
@@ -61,7 +62,7 @@ class Finder:
             known[term] = [
                 _Mention(turn, m.start(), m.end(), m[0], frozenset(text.scopes(m.start(), m.end())) - allowed)
                 for turn, text in enumerate(texts)
-                for m in self.lexicon.terms[term].finditer(text.plain)
+                for m in itertools.islice(self.lexicon.terms[term].finditer(text.plain), MENTIONS)
                 if m[0]
             ]
         return known[term]

@@ -48,7 +48,7 @@ _SENTENCE_END = re.compile(r"(?<!\bdr)(?<!\bmr)(?<!\bvs)[.?!;\n]+(?!\d)|(?<=\d)[
 # Where a clause turns, so that a denial before it says nothing of what follows.
 _SUBJECT = r"(?:i|he|she|it|they|we|there|my|his|her|the|this|now|then|today|just|suddenly)\b"
 _TURN = re.compile(
-    r"\b(?:but|however|although|though|yet|except|because|since(?! (?:\d|yester|last|this|mon|tue|wed|thu|fri|sat"
+    r"[()]|\b(?:but|however|although|though|yet|except|because|since(?! (?:\d|yester|last|this|mon|tue|wed|thu|fri|sat"
     r"|sun))|while|until"
     r"|which|who|when|so (?=i\b|he\b|she\b|my\b|now\b))"
     rf"|\band (?={_SUBJECT}|has\b|have\b|had\b|is\b|are\b|feels?\b|also\b|a (?:severe|sudden|bad)|severe|suddenly)"
@@ -73,6 +73,7 @@ _WEAK = re.compile(
     r"|let|wait|ok)\b)"
 )
 _STRONG_REACH, _WEAK_WORDS = 140, 6
+_REACH = 400  # characters; some people end no sentence
 _LIST_BREAK = re.compile(r", ?(?=(?:severe|sudden\w*|terrible|crushing|intense|extreme|worst|excruciating)\b)")
 _DURATION = re.compile(r"\b(?:for|since)\b[^,]*,")  # `no wind for three days, vomiting`
 _DENIED_AFTER = re.compile(
@@ -157,10 +158,11 @@ class Text:
         return [match.end() for match in _SENTENCE_END.finditer(self.plain)]
 
     def sentence(self, place: int) -> tuple[int, int]:
-        """First and last place of the sentence around a place."""
+        """First and last place of the sentence around a place, or as much of it as a cue can reach."""
         index = bisect_right(self._ends, place)
         start = self._ends[index - 1] if index else 0
-        return start, self._ends[index] if index < len(self._ends) else len(self.plain)
+        end = self._ends[index] if index < len(self._ends) else len(self.plain)
+        return max(start, place - _REACH), min(end, place + _REACH)
 
     def scopes(self, start: int, end: int) -> set[Scope]:
         """Why the words from `start` to `end` do not count; empty if they do."""
