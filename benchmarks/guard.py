@@ -243,6 +243,8 @@ def main(arguments: list[str]) -> None:
         f"lexicon {guard.lexicon.version}, {len(guard.lexicon.terms)} terms; half: {options.half}; {len(cases)} cases"
     )
     print_table(measured, lambda case: case.source, "source")
+    once = [one for one in measured if one[0].source != "with vitals"]
+    print_table(once, lambda case: "all", "all once")
     print_table([m for m in measured if m[0].group], lambda case: case.group, "group")
     print_refusals(options.folder)
     if options.misses:
