@@ -81,7 +81,9 @@ class NoGuard:
         """Nothing is looked at."""
         return Verdict()
 
-    def screen_all(self, conversations: Sequence[Conversation]) -> list[Verdict]:
+    def screen_all(
+        self, conversations: Sequence[Conversation], opinions: Sequence[Opinion] | None = None
+    ) -> list[Verdict]:
         """Nothing is looked at."""
         return [Verdict() for _ in conversations]
 
@@ -112,11 +114,19 @@ class Guard(NoGuard):
         """What stands in front of the answer, and why: over all that the user wrote."""
         return self.screen_all([conversation])[0]
 
-    def screen_all(self, conversations: Sequence[Conversation]) -> list[Verdict]:
-        """The same for several, whose likelihoods then share batches."""
-        opinions: Sequence[Opinion | None] = [None] * len(conversations)
-        if self._model is not None:
+    def screen_all(
+        self, conversations: Sequence[Conversation], opinions: Sequence[Opinion] | None = None
+    ) -> list[Verdict]:
+        """The same for several, whose likelihoods then share batches.
+
+        Args:
+            conversations: Each ends with a user message.
+            opinions: The model's, where they are known already.
+        """
+        if self._model is not None and opinions is None:
             opinions = self._model.opinions(conversations)
+        if opinions is None or not self.conf.model_urgency:
+            return [self._verdict(conversation, None) for conversation in conversations]
         return [self._verdict(c, o) for c, o in zip(conversations, opinions, strict=True)]
 
     def review(self, conversation: Conversation, answer: str, verdict: Verdict | None = None) -> Guarded:
