@@ -186,15 +186,15 @@ def test_words_of_answers_by_hand() -> None:
     assert not disclaims("Put ice on it.")
 
 
-def test_the_models_urgency_is_what_the_conversation_adds() -> None:
-    """A model that says D to everything says nothing by it: what it prefers without a reason is taken away."""
+def test_the_models_urgency_is_the_likelihood_of_four_answers() -> None:
+    """Among each other, from four likelihoods a conversation."""
     model = Model()
-    opinions = ModelUrgency(model.likelihoods).opinions([say("level A"), say("level D"), say("hello")])
-    assert [opinion.urgency() for opinion in opinions] == [Urgency.A, Urgency.D, Urgency.C]
-    top, rest = math.exp(5) / (math.exp(5) + 3), 1 / (math.exp(5) + 3)
-    assert opinions[0].probabilities == pytest.approx((top, rest, rest, rest))
-    assert opinions[2].probabilities == pytest.approx((0.25,) * 4)
-    assert model.asked == 16
+    opinions = ModelUrgency(model.likelihoods).opinions([say("level A"), say("level D")])
+    assert [opinion.urgency() for opinion in opinions] == [Urgency.A, Urgency.D]
+    total = math.exp(5) + math.exp(3) + 2
+    assert opinions[0].probabilities == pytest.approx((math.exp(5) / total, 1 / total, 1 / total, math.exp(3) / total))
+    assert model.asked == 8
+    assert ModelUrgency(model.likelihoods).opinions([]) == []
 
 
 def test_caution_raises_urgency() -> None:

@@ -37,7 +37,7 @@ class RedFlagGuardConf(GuardConf):
         red_flags: Whether to look for them.
         model_urgency: Whether to ask the model as well, by constrained likelihood of four options; the higher counts.
         model_caution: In [0, 1]. The model's urgency is the highest level that is reached or passed with a probability of at
-            least 1 - model_caution: 0.5 is the median, more is more cautious.
+            least 1 - model_caution: by default 0.8; more caution means more false alarms.
         screen_doses: Whether an answer that states a dose which nobody mentioned gets a note.
         screen_urgency: Whether an answer that does not send somebody with an urgent problem to help gets a note.
         disclaimer: Whether an answer without one gets one.
@@ -60,7 +60,7 @@ class RedFlagGuardConf(GuardConf):
     lexicon: str | None = None
     red_flags: bool = True
     model_urgency: bool = True
-    model_caution: float = ranged(0.5, ge=0, le=1)
+    model_caution: float = ranged(0.2, ge=0, le=1)
     screen_doses: bool = True
     screen_urgency: bool = True
     disclaimer: bool = True

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
@@ -31,7 +31,6 @@ OPTIONS = {
     Urgency.D: "This is an emergency, call an ambulance now.",
 }
 _QUESTION = "{text}\n\nHow soon does this person need medical help?"
-_NOTHING = "A person asks a question."
 
 
 class Scored(Protocol):
@@ -66,34 +65,26 @@ class Opinion:
         return Urgency.A
 
 
-@dataclass
+@dataclass(frozen=True)
 class ModelUrgency:
-    """Asks a model by constrained likelihood.
+    """Asks a model by constrained likelihood: how likely each option is as its answer, of the four alone.
 
-    The score of an option is how much more likely the conversation makes it than a content-free one does: domain-conditional
-    pointwise mutual information (Holtzman et al. 2021, arXiv 2104.08315), without which small models name the same option
-    whatever they are told.
+    Subtracting what a content-free message makes likely (Holtzman et al. 2021, arXiv 2104.08315) was tried on a model of 135
+    million parameters, and lost what it knew; see docs/guard.md.
 
     Attributes:
         likelihoods: As `Subject.likelihoods`.
     """
 
     likelihoods: Likelihoods
-    _prior: list[float] = field(default_factory=list)
 
     def opinions(self, conversations: Sequence[Conversation]) -> list[Opinion]:
-        """One per conversation; four short likelihoods each, and four more at the first call."""
+        """One per conversation, for four short likelihoods each."""
         if not conversations:
             return []
-        asked = [question(conversation) for conversation in conversations]
-        if not self._prior:
-            asked = [question(Conversation((Message("user", _NOTHING),))), *asked]
-        requests = [(conversation, option) for conversation in asked for option in OPTIONS.values()]
+        requests = [(question(c), option) for c in conversations for option in OPTIONS.values()]
         scores = [scored.log_likelihood for scored in self.likelihoods(requests)]
-        rows = [scores[i : i + len(OPTIONS)] for i in range(0, len(scores), len(OPTIONS))]
-        if not self._prior:
-            self._prior, rows = rows[0], rows[1:]
-        return [Opinion(_softmax([a - b for a, b in zip(row, self._prior, strict=True)])) for row in rows]
+        return [Opinion(_softmax(scores[i : i + len(OPTIONS)])) for i in range(0, len(scores), len(OPTIONS))]
 
 
 def question(conversation: Conversation) -> Conversation:
