@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from medllm.config import data, evaluation, generation, hub, lora, model, quantization, run, tracking, trainer
+from medllm.config import data, evaluation, generation, guard, hub, lora, model, quantization, run, tracking, trainer
 from medllm.config.evaluation import lexicon
 
 SCHEMAS: dict[str, dict[str, type]] = {
@@ -35,6 +35,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "hub": {"hub": hub.HubConf},
     "evaluation": {"evaluation": evaluation.EvaluationConf},
     "lexicon": {"lexicon": lexicon.LexiconConf},
+    "guard": {"red_flags": guard.RedFlagGuardConf, "none": guard.NoGuardConf},
 }
 
 
