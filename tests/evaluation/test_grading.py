@@ -103,8 +103,7 @@ def test_grades_reach_their_answers(evaluation: Path, delimiter: str) -> None:
     for row in rows:
         tuned = owners[row["answer"]]["side"] == "tuned"
         row["met"] = "yes" if row["number"] == "1" or tuned else "No"
-    filled = fill(evaluation / "home" / "sheet.csv" if (evaluation / "home").mkdir() else sheet, rows, delimiter)
-    assert import_sheet(evaluation, filled, "dr_a") == (20, 0)
+    assert import_sheet(evaluation, fill(sheet, rows, delimiter), "dr_a") == (20, 0)
     for (_, side), found in values(evaluation).items():
         expected = 1.0 if side == "base" else 0.5
         assert found["rubric/graded"] == [1, 1]

@@ -1,0 +1,111 @@
+"""Asks a base model, without an artifact: `python scripts/reproduce.py [OPTIONS] [OVERRIDES]`.
+
+    anchors=llama3_8b_instruct     the harness's tasks with published results of this model, and whether they are met
+    tasks=medqa_4options,medmcqa   tasks of the harness by name; their data come from the hub
+    files=a.jsonl,b.jsonl          local multiple choice
+    shipped=true|false             the shipped questions; those alone if nothing else is named
+    scoring=auto|letters|cloze     of files and shipped questions
+    apply_chat_template=true|false default: true, but false with anchors, which were measured in plain text
+    limit=N  batch_size=8
+
+Overrides choose the model, as with train.py: `model=llama3_8b_instruct quantization=none`. Exit code 1 if an anchor is missed.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from medllm.cli import guarded, pop_option
+from medllm.config.compose import load_run_conf
+from medllm.errors import ConfigError, Fault
+
+OPTIONS = ("anchors", "tasks", "files", "shipped", "scoring", "apply_chat_template", "limit", "batch_size")
+
+
+@dataclass
+class Base:
+    """A base model as a suite sees it."""
+
+    side: Any
+    model: Any
+    renderer: Any
+    batch_size: int
+
+
+def main(arguments: list[str]) -> None:
+    """Asks, prints, and compares."""
+    given = {}
+    for name in OPTIONS:
+        arguments, given[name] = pop_option(arguments, name, "")
+    run = load_run_conf(arguments)
+    conf, anchors = _conf(given)
+    from medllm.quiet import quiet_libraries
+
+    quiet_libraries()
+    from rich.progress import Progress
+
+    from medllm.console import console
+    from medllm.conversation import Renderer
+    from medllm.evaluation.anchors import reproductions, standard_error
+    from medllm.evaluation.knowledge import build_suite
+    from medllm.evaluation.suite import Side
+    from medllm.models.base import build_base_model, build_tokenizer, pick_device
+
+    suite = build_suite(conf)
+    items = suite.items()
+    tokenizer = build_tokenizer(run.model)
+    model = build_base_model(run.model, run.quantization, tokenizer, pick_device(run.trainer.use_cpu)).eval()
+    renderer = Renderer(tokenizer.tokenizer, run.generation.system_prompt)
+    counts: dict[str, tuple[float, float]] = {}
+    started = time.monotonic()
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        row = bar.add_task("asking", total=len(items))
+        for _, outcome in suite.outcomes(Base(Side.base, model, renderer, int(given["batch_size"] or 8)), items):
+            for name, (hit, one) in outcome.values.items():
+                hits, count = counts.get(name, (0, 0))
+                counts[name] = (hits + hit, count + one)
+            bar.advance(row)
+    for metric in suite.metrics:
+        hits, count = counts[metric.name]
+        print(f"{metric.name:<44}{hits / count:.3f} ± {standard_error(hits, count):.3f} of {count:,.0f}")
+    print(f"{'seconds':<44}{time.monotonic() - started:.0f}")
+    if anchors:
+        parts = {name.split("/")[1]: found for name, found in counts.items() if name.count("/") == 2}
+        results = reproductions(anchors, parts)
+        print("\n".join(map(str, results)))
+        if not all(result.passed for result in results):
+            raise SystemExit(1)
+
+
+def _conf(given: dict[str, str]) -> tuple[Any, str]:
+    """The suite's settings, and whose anchors are to be met."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from medllm.config.evaluation.knowledge import KnowledgeConf
+    from medllm.evaluation.anchors import ANCHORS
+
+    anchors = given["anchors"]
+    if anchors and anchors not in ANCHORS:
+        raise ConfigError(Fault("anchors", "no such model", anchors, allowed=", ".join(ANCHORS)))
+    if anchors and given["limit"]:
+        raise ConfigError(Fault("limit", "published results are of all questions", given["limit"]))
+    tasks = [name for name in given["tasks"].split(",") if name]
+    tasks += [task for task in (ANCHORS[anchors] if anchors else ()) if task not in tasks]
+    files = [name for name in given["files"].split(",") if name]
+    values: dict[str, Any] = {name: given[name] for name in ("scoring", "limit", "shipped") if given[name]}
+    values["apply_chat_template"] = given["apply_chat_template"] or not anchors
+    values.setdefault("shipped", not (tasks or files))
+    try:
+        schema = OmegaConf.structured(KnowledgeConf)
+        return OmegaConf.to_object(OmegaConf.merge(schema, {**values, "tasks": tasks, "files": files})), anchors
+    except OmegaConfBaseException as error:
+        raise ConfigError(Fault("", str(error).partition("\n")[0])) from None
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)
+        sys.exit(0)
+    sys.exit(guarded(lambda: main(sys.argv[1:])))
