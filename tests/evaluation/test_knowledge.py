@@ -23,6 +23,7 @@ from medllm.evaluation.suite import Item, Outcome, Side
 from medllm.models.adapter import attach_adapter
 from medllm.models.base import build_base_model, build_tokenizer
 from tests.conf.groups import load
+from tests.data.files import SHARED, needs_shared
 
 ROOT = Path(__file__).parents[2]
 SYSTEM = "You are careful."
@@ -299,12 +300,11 @@ def test_a_task_of_the_hub_is_named_with_its_data_set(subject: Any) -> None:
         build_suite(KnowledgeConf(shipped=False, tasks=["medqa_4options"]))
 
 
+@needs_shared
 @pytest.mark.parametrize("name", ["medqa_usmle_dev", "medmcqa_dev", "pubmedqa_pqal", "craftmd"])
 def test_real_sets_are_read_whole(name: str) -> None:
     """Every line of the development files is a question."""
-    path = ROOT.parent / "shared" / "data" / f"mcq_{name}.jsonl"
-    if not path.is_file():
-        pytest.skip("needs the development files of shared/data")
+    path = SHARED / f"mcq_{name}.jsonl"
     items = load_questions(path)
     assert len(items) == sum(1 for row in path.read_text().split("\n") if row.strip())
     assert len({item.id for item in items}) == len(items)
