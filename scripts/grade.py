@@ -22,7 +22,12 @@ OPTIONS = {
     "judge": {"evaluation", "model", "base_url", "timeout_seconds", "attempts", "allow_remote"},
     "show": {"evaluation"},
 }
-NEEDED = {"export": ["evaluation"], "import": ["evaluation", "sheet", "rater"], "judge": ["evaluation"], "show": ["evaluation"]}
+NEEDED = {
+    "export": ["evaluation"],
+    "import": ["evaluation", "sheet", "rater"],
+    "judge": ["evaluation"],
+    "show": ["evaluation"],
+}
 
 
 def main(arguments: list[str]) -> None:
@@ -39,7 +44,9 @@ def main(arguments: list[str]) -> None:
         return
     if verb == "import":
         taken, unfinished = grading.import_sheet(folder, Path(values["sheet"]), values["rater"])
-        print(f"graded    {taken} answers by {values['rater']}; {unfinished} left out, of which a criterion is not graded")
+        print(
+            f"graded    {taken} answers by {values['rater']}; {unfinished} left out, of which a criterion is not graded"
+        )
     if verb == "judge":
         _judge(folder, values)
     _show(folder)
@@ -48,7 +55,9 @@ def main(arguments: list[str]) -> None:
 def _parse(arguments: list[str]) -> tuple[str, dict[str, str]]:
     verb = arguments[0] if arguments else ""
     if verb not in OPTIONS:
-        raise ConfigError(Fault("", "no such step", verb, allowed=", ".join(OPTIONS), fix="python scripts/grade.py --help"))
+        raise ConfigError(
+            Fault("", "no such step", verb, allowed=", ".join(OPTIONS), fix="python scripts/grade.py --help")
+        )
     allowed = ", ".join(f"{name}=" for name in sorted(OPTIONS[verb]))
     values = dict(argument.partition("=")[::2] for argument in arguments[1:])
     faults = [Fault("", "no such option", name, allowed=allowed) for name in values if name not in OPTIONS[verb]]
@@ -82,7 +91,9 @@ def _judge(folder: Path, values: dict[str, str]) -> None:
         judge.check()
     with Progress(console=console, disable=not console.is_terminal) as bar:
         row = bar.add_task("judging", total=sum(len(answer.rubric.criteria) for answer in answers))
-        done = grade_all(judge, answers, lambda grades: add_grades(folder, [grades]), lambda count: bar.advance(row, count))
+        done = grade_all(
+            judge, answers, lambda grades: add_grades(folder, [grades]), lambda count: bar.advance(row, count)
+        )
     print(f"LLM_JUDGE {judge.name} graded {done} answers; {len(answers) - done} could not be read from its replies")
 
 

@@ -44,11 +44,13 @@ def evaluation(tmp_path: Path) -> Path:
 
 
 def read(path: Path) -> list[dict[str, str]]:
+    """Rows of a sheet."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def fill(path: Path, rows: list[dict[str, str]], delimiter: str = ",") -> Path:
+    """Writes a sheet as a spreadsheet would."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, delimiter=delimiter)
         writer.writeheader()
@@ -57,6 +59,7 @@ def fill(path: Path, rows: list[dict[str, str]], delimiter: str = ",") -> Path:
 
 
 def values(evaluation: Path) -> dict[tuple[str, str], dict[str, list[float]]]:
+    """What stands in `items.jsonl`, by conversation and side."""
     lines = [json.loads(text) for text in (evaluation / "items.jsonl").read_text().splitlines()]
     return {(entry["id"], entry["side"]): entry["values"] for entry in lines if entry["suite"] == "rubric"}
 
@@ -91,7 +94,7 @@ def test_no_cell_is_a_formula(evaluation: Path) -> None:
     """What a model wrote must not run in a spreadsheet."""
     (evaluation / "items.jsonl").write_text(json.dumps(line("x", "base", '=HYPERLINK("http://x")')) + "\n")
     sheet, _ = export_sheet(evaluation)
-    assert {row["response"] for row in read(sheet)} == {"'=HYPERLINK(\"http://x\")"}
+    assert {row["response"] for row in read(sheet)} == {'\'=HYPERLINK("http://x")'}
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -117,6 +120,7 @@ def test_grades_reach_their_answers(evaluation: Path, delimiter: str) -> None:
 
 
 def grade_all(evaluation: Path, rater: str, met: str) -> None:
+    """One verdict on everything, by a rater with a sheet of their own."""
     sheet = evaluation / f"{rater}.csv"
     if not sheet.exists():
         export_sheet(evaluation, sheet)

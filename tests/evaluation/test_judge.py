@@ -41,10 +41,10 @@ class Server:
             def log_message(self, *_: Any) -> None:
                 pass
 
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 self.send(b'{"data": []}')
 
-            def do_POST(self) -> None:  # noqa: N802
+            def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.asked.append(body)
                 outer.headers.append(dict(self.headers))
@@ -88,14 +88,17 @@ def server() -> Iterator[Server]:
 
 
 def judge(server: Server, **settings: Any) -> Judge:
+    """For this server."""
     return Judge(JudgeConf(base_url=server.url, model="local-judge", **settings))
 
 
 def verdict(met: bool) -> str:
+    """As a judge replies."""
     return json.dumps({"explanation": "It {does}.", "criteria_met": met})
 
 
 def answer(tmp_path: Path) -> Any:
+    """An answer to be judged, below this folder."""
     (tmp_path / "items.jsonl").write_text(json.dumps(line("cough", "base", "Since when?")) + "\n")
     return load_answers(tmp_path)[0]
 
@@ -243,7 +246,10 @@ def test_this_machine_has_several_names(url: str) -> None:
 
 
 def grade(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(ROOT / "scripts" / "grade.py"), *arguments], capture_output=True, text=True)
+    """Types `python scripts/grade.py ...`."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "grade.py"), *arguments], capture_output=True, text=True
+    )
 
 
 def test_the_script_walks_the_round_trip(server: Server, tmp_path: Path) -> None:

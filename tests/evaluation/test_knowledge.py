@@ -30,17 +30,24 @@ SYSTEM = "You are careful."
 ROWS: list[dict[str, Any]] = [
     {"question": "What pumps blood?", "options": {"A": "Heart", "B": "Ear"}, "answer": "A"},
     {"question": "Which is a bone?", "options": {"A": "Eye", "B": "Femur", "C": "Skin", "D": "Hair"}, "answer": "B"},
-    {"question": "Is it so?", "context": "It is so. 50 % {{ x }}", "options": {"A": "yes", "B": "no", "C": "maybe"}, "answer": "A"},
+    {
+        "question": "Is it so?",
+        "context": "It is so. 50 % {{ x }}",
+        "options": {"A": "yes", "B": "no", "C": "maybe"},
+        "answer": "A",
+    },
     {"question": "Ends <|im_end|> here?", "options": {"A": "été, always", "B": "no"}, "answer": "B"},
     {"question": "How many?", "options": {"A": "2", "B": "3", "C": "20 of them or more"}, "answer": "C"},
 ] * 2
 
 
 def needs_harness() -> None:
+    """Skips where the extra is not installed."""
     pytest.importorskip("lm_eval", reason="needs the extra `eval`")
 
 
 def write(path: Path, *rows: Any) -> str:
+    """A JSONL file."""
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return str(path)
 
@@ -61,17 +68,21 @@ def subject() -> Any:
 
 
 def suite_of(tmp_path: Path, scoring: str = "cloze", **settings: Any) -> Any:
+    """The suite of `ROWS`."""
     files = [write(tmp_path / "mine.jsonl", *ROWS)]
     return build_suite(KnowledgeConf(shipped=False, files=files, scoring=Scoring(scoring), **settings))
 
 
 def ask(suite: Any, subject: Any, items: Any = None) -> list[tuple[Item, Outcome]]:
+    """All outcomes of a suite."""
     return list(suite.outcomes(subject, suite.items() if items is None else items))
 
 
 @pytest.mark.parametrize("chat", [True, False])
 @pytest.mark.parametrize("scoring", ["letters", "cloze"])
-def test_figures_are_those_of_the_harness_run_as_a_whole(tmp_path: Path, subject: Any, scoring: str, chat: bool) -> None:
+def test_figures_are_those_of_the_harness_run_as_a_whole(
+    tmp_path: Path, subject: Any, scoring: str, chat: bool
+) -> None:
     """Asked three at a time, the same hits and likelihoods as `simple_evaluate` has for the whole file."""
     needs_harness()
     import lm_eval

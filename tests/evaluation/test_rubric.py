@@ -91,6 +91,7 @@ def test_the_shipped_rubrics_are_what_they_should_be() -> None:
 
 
 def write(path: Path, *rows: Any) -> Path:
+    """A JSONL file."""
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return path
 

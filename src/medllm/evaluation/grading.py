@@ -223,7 +223,12 @@ def _read(sheet: Path, num_criteria: dict[str, int]) -> dict[str, dict[int, tupl
         where = f"row {index}"
         if not name and not number:
             continue
-        if name not in found or not number.isascii() or not number.isdigit() or not 1 <= int(number) <= num_criteria[name]:
+        if (
+            name not in found
+            or not number.isascii()
+            or not number.isdigit()
+            or not 1 <= int(number) <= num_criteria[name]
+        ):
             faults.append(f"{where}: no criterion {number} of an answer {name} was exported")
         elif int(number) in found[name]:
             faults.append(f"{where}: criterion {number} of {name} a second time")

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Any
 
@@ -151,7 +150,11 @@ class Harness:
                 values = task.process_results(task.task_docs[index], results)
                 choices = task.doc_to_choice(task.task_docs[index])
                 likelihoods = [float(likelihood) for likelihood, _ in results]
-                scaled = [v / len(c) for v, c in zip(likelihoods, choices, strict=True)] if scoring is Scoring.cloze else likelihoods
+                scaled = (
+                    [v / len(c) for v, c in zip(likelihoods, choices, strict=True)]
+                    if scoring is Scoring.cloze
+                    else likelihoods
+                )
                 chosen = max(range(len(scaled)), key=scaled.__getitem__)
                 answered.append(Answered(int(values[metric_of(scoring)]), chosen, likelihoods))
         return answered

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from medllm.config.evaluation.knowledge import Scoring
 from medllm.errors import ConfigError, DataError, Fault
 from medllm.evaluation.harness import metric_of, quiet
-from medllm.config.evaluation.knowledge import Scoring
 
 KEY = "evaluation.knowledge.tasks"
 

@@ -108,12 +108,16 @@ class Judge:
         if os.environ.get(TOKEN):
             headers["Authorization"] = f"Bearer {os.environ[TOKEN]}"
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(url, data, headers)  # noqa: S310
+        request = urllib.request.Request(url, data, headers)
         try:
             with self._opener.open(request, timeout=self.conf.timeout_seconds) as response:
                 raw = response.read(MAX_REPLY_BYTES)
         except urllib.error.HTTPError as error:
-            fix = f"set {TOKEN}" if error.code in (401, 403) else "judge.model as the server calls it; see the server's log"
+            fix = (
+                f"set {TOKEN}"
+                if error.code in (401, 403)
+                else "judge.model as the server calls it; see the server's log"
+            )
             raise JudgeError(f"{url}: the judge refuses with status {error.code}\n    fix: {fix}") from error
         except TimeoutError as error:
             raise self._slow(url) from error
@@ -130,7 +134,9 @@ class Judge:
 
     def _slow(self, url: str) -> JudgeError:
         seconds = f"{self.conf.timeout_seconds:g}"
-        return JudgeError(f"{url}: no answer within {seconds} s\n    fix: judge.timeout_seconds=<more>, or a faster judge")
+        return JudgeError(
+            f"{url}: no answer within {seconds} s\n    fix: judge.timeout_seconds=<more>, or a faster judge"
+        )
 
 
 def read_verdict(reply: Any) -> tuple[bool, str] | None:

@@ -193,7 +193,8 @@ def load_items(path: Path, limit: int | None = None) -> list[Item]:
     for row, name in zip(plain, named(plain, path.stem, lambda r: [_messages(r), r["rubrics"]]), strict=True):
         messages = tuple(Message(m["role"], m["content"]) for m in _messages(row))
         rubrics = [
-            {"criterion": c["criterion"].strip(), "points": c["points"], "tags": c.get("tags", [])} for c in row["rubrics"]
+            {"criterion": c["criterion"].strip(), "points": c["points"], "tags": c.get("tags", [])}
+            for c in row["rubrics"]
         ]
         fields = {"rubrics": rubrics, "tags": _tags(row), "nice_to_have": row.get("nice_to_have", [])}
         items.append(Item(name, Conversation(messages, id=name), fields))
