@@ -83,7 +83,9 @@ def _judge(folder: Path, values: dict[str, str]) -> None:
     try:
         conf = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConf(model="-")), {"model": "", **given}))
     except OmegaConfBaseException as error:
-        raise ConfigError(Fault("", str(error).partition("\n")[0])) from None
+        key = error.full_key or ""
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(Fault(key, reason, str(given.get(key, "")))) from None
     assert isinstance(conf, JudgeConf)
     judge = Judge(conf)
     answers = ungraded(folder, "judge", judge.name)

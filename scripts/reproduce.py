@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     from medllm.console import console
     from medllm.conversation import Renderer
     from medllm.evaluation.anchors import reproductions, standard_error
-    from medllm.evaluation.knowledge import build_suite
+    from medllm.evaluation.knowledge import build_suite, metric_name
     from medllm.evaluation.suite import Side
     from medllm.models.base import build_base_model, build_tokenizer, pick_device
 
@@ -58,18 +58,22 @@ def main(arguments: list[str]) -> None:
     model = build_base_model(run.model, run.quantization, tokenizer, pick_device(run.trainer.use_cpu)).eval()
     renderer = Renderer(tokenizer.tokenizer, run.generation.system_prompt)
     counts: dict[str, tuple[float, float]] = {}
-    started = time.monotonic()
+    seconds: dict[str, float] = {}
+    last = started = time.monotonic()
     with Progress(console=console, disable=not console.is_terminal) as bar:
         row = bar.add_task("asking", total=len(items))
-        for _, outcome in suite.outcomes(Base(Side.base, model, renderer, int(given["batch_size"] or 8)), items):
+        for item, outcome in suite.outcomes(Base(Side.base, model, renderer, int(given["batch_size"] or 8)), items):
             for name, (hit, one) in outcome.values.items():
                 hits, count = counts.get(name, (0, 0))
                 counts[name] = (hits + hit, count + one)
+            part, now = metric_name(item.fields["part"]), time.monotonic()
+            seconds[part], last = seconds.get(part, 0) + now - last, now
             bar.advance(row)
+    seconds[metric_name()] = last - started
     for metric in suite.metrics:
         hits, count = counts[metric.name]
-        print(f"{metric.name:<44}{hits / count:.3f} ± {standard_error(hits, count):.3f} of {count:,.0f}")
-    print(f"{'seconds':<44}{time.monotonic() - started:.0f}")
+        error = standard_error(hits, count)
+        print(f"{metric.name:<44}{hits / count:.3f} ± {error:.3f} of {count:,.0f}, {seconds[metric.name]:.0f} s")
     if anchors:
         parts = {name.split("/")[1]: found for name, found in counts.items() if name.count("/") == 2}
         results = reproductions(anchors, parts)
@@ -101,7 +105,9 @@ def _conf(given: dict[str, str]) -> tuple[Any, str]:
         schema = OmegaConf.structured(KnowledgeConf)
         return OmegaConf.to_object(OmegaConf.merge(schema, {**values, "tasks": tasks, "files": files})), anchors
     except OmegaConfBaseException as error:
-        raise ConfigError(Fault("", str(error).partition("\n")[0])) from None
+        key = error.full_key or ""
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(Fault(key, reason, str(values.get(key, "")))) from None
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 
 from medllm.config.evaluation.knowledge import KnowledgeConf, Scoring
 from medllm.conversation import Conversation, Message, Renderer
-from medllm.errors import ConfigError, DataError
+from medllm.errors import ConfigError, DataError, MedLLMError
 from medllm.evaluation.anchors import ANCHORS, reproductions, standard_error
 from medllm.evaluation.harness import require_harness, task_config
 from medllm.evaluation.jsonl import ITEMS
@@ -119,12 +119,15 @@ def test_likelihoods_are_those_of_the_logits(tmp_path: Path, subject: Any, scori
     for item, outcome in ask(suite_of(tmp_path, scoring), subject):
         asked = question(item, Scoring(scoring), subject.renderer.neutralise)
         prompt = subject.renderer.render_prompt(Conversation((Message("user", asked["prompt"]),)))
+        first = len(prompt)  # what the template ends with is white space, which the harness counts to the option
+        while subject.renderer.tokenizer.decode(prompt[first - 1]).isspace():
+            first -= 1
         by_hand = []
         for choice in asked["choices"]:
-            ids = subject.renderer.tokenizer(choice, add_special_tokens=False)["input_ids"]
+            ids = prompt + subject.renderer.tokenizer(choice, add_special_tokens=False)["input_ids"]
             with torch.no_grad():
-                logits = subject.model(input_ids=torch.tensor([prompt + ids])).logits[0].float().log_softmax(-1)
-            by_hand.append(sum(float(logits[len(prompt) + i - 1, token]) for i, token in enumerate(ids)))
+                logits = subject.model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
+            by_hand.append(sum(float(logits[i - 1, ids[i]]) for i in range(first, len(ids))))
         assert list(outcome.details["log_likelihoods"].values()) == pytest.approx(by_hand, abs=1e-3)
         lengths = [len(choice) if scoring == "cloze" else 1 for choice in asked["choices"]]
         scaled = [value / length for value, length in zip(by_hand, lengths, strict=True)]
@@ -151,6 +154,7 @@ def test_base_and_tuned_do_not_leak_into_each_other(tmp_path: Path, subject: Any
     subject.model.train()
     likelihoods()
     assert subject.model.training
+    assert "tie_weights" not in vars(subject.model)
     subject.model.eval()
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -223,7 +227,6 @@ def test_ids_are_of_the_content(tmp_path: Path) -> None:
         ({"options": {"A": "only"}}, "needs `options`"),
         ({"options": {"A": "x", "2": "y"}}, "named by one letter"),
         ({"options": {"A": "x", "B": ""}}, "an option is no text"),
-        ({"options": {"A": "x", "B": "x "}}, "two options are the same"),
         ({"answer": "E"}, "none of its options"),
         ({"answer": 0}, "none of its options"),
     ],
@@ -301,14 +304,93 @@ def test_the_standard_error_is_the_harnesss() -> None:
     assert math.isnan(standard_error(1, 1))
 
 
-def test_a_task_of_the_hub_is_named_with_its_data_set(subject: Any) -> None:
-    """Offline: which task, which data set, what to do; a misspelt task gets the nearest name."""
+@pytest.fixture
+def own_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A harness that knows four tasks and a group: one is at hand, one is not, one is generated, one has no accuracy."""
     needs_harness()
-    with pytest.raises(ConfigError, match=r"evaluation.knowledge.tasks=medqa_4option: no such task") as error:
-        build_suite(KnowledgeConf(shipped=False, tasks=["medqa_4option"]))
-    assert "did you mean medqa_4options?" in str(error.value)
-    with pytest.raises(DataError, match="medqa_4options: its data set GBaker/MedQA-USMLE-4-options-hf cannot be had"):
-        build_suite(KnowledgeConf(shipped=False, tasks=["medqa_4options"]))
+    from lm_eval.tasks import TaskManager
+
+    rows = [{"q": f"Is it {i}?", "right": i % 3} for i in range(7)]
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data" / "rows.jsonl", *rows)
+    choice = "output_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_target: right\ndoc_to_choice: ['yes', 'no', 'maybe']\n"
+    accuracy = "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+    here = (
+        f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/data/rows.jsonl}}}}\ntest_split: test\n"
+    )
+    away = "dataset_path: nobody/nothing_at_all\ntest_split: test\n"
+    tasks = {
+        "at_hand": here + choice + accuracy,
+        "far_away": away + choice + accuracy,
+        "written": here + "output_type: generate_until\ndoc_to_text: '{{q}}'\ndoc_to_target: '{{right}}'\n",
+        "uncounted": here + choice + "metric_list: [{metric: acc_norm, aggregation: mean, higher_is_better: true}]\n",
+    }
+    for name, text in tasks.items():
+        (tmp_path / f"{name}.yaml").write_text(f"task: {name}\n{text}")
+    (tmp_path / "several.yaml").write_text("group: several\ntask: [at_hand]\n")
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    monkeypatch.setattr("medllm.evaluation.hub_tasks._manager", lambda: manager)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["at_hand", "several"])
+def test_a_task_of_the_harness_is_asked_by_its_own_rules(own_tasks: Path, subject: Any, name: str) -> None:
+    """Its prompts and its accuracy, in pieces as `simple_evaluate` as a whole; a group is its tasks; no letters are made up."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+
+    from medllm.evaluation import hub_tasks
+
+    conf = KnowledgeConf(
+        shipped=False, tasks=[name], questions_per_call=3, apply_chat_template=False, scoring=Scoring.cloze
+    )
+    suite = build_suite(conf)
+    assert [metric.name for metric in suite.metrics] == ["knowledge/accuracy", "knowledge/at_hand/accuracy"]
+    found = [outcome for _, outcome in ask(suite, subject)]
+    lm = HFLM(pretrained=subject.model, tokenizer=subject.renderer.tokenizer, backend="causal", batch_size=4)
+    manager = hub_tasks._manager()
+    whole = lm_eval.simple_evaluate(
+        model=lm, tasks=["at_hand"], task_manager=manager, bootstrap_iters=0, log_samples=True
+    )
+    samples = sorted(whole["samples"]["at_hand"], key=lambda sample: sample["doc_id"])
+    assert [outcome.values["knowledge/at_hand/accuracy"][0] for outcome in found] == [s["acc"] for s in samples]
+    assert [outcome.details["answer"] for outcome in found] == list("ABCABCA")
+    assert {outcome.details["scoring"] for outcome in found} == {"harness"}
+    assert suite.items()[1].conversation.messages[-1].content == "Is it 1?"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("at_hnd", "no such task of the harness\n      fix: did you mean at_hand?"),
+        ("far_away", "far_away: its data set nobody/nothing_at_all cannot be had"),
+        ("written", "is not answered by choosing an option"),
+        ("uncounted", "is not answered by choosing an option"),
+    ],
+)
+def test_a_task_that_cannot_be_asked_is_told(own_tasks: Path, name: str, told: str) -> None:
+    """Misspelt, not reachable, of another kind: before anything is loaded."""
+    with pytest.raises(MedLLMError) as error:
+        build_suite(KnowledgeConf(shipped=False, tasks=[name]))
+    assert told in str(error.value)
+
+
+def test_a_file_and_a_task_need_different_names(own_tasks: Path, tmp_path: Path) -> None:
+    """Their figures would be one."""
+    file = write(tmp_path / "at_hand.jsonl", *ROWS)
+    with pytest.raises(ConfigError, match="has the name of a file"):
+        build_suite(KnowledgeConf(shipped=False, files=[file], tasks=["at_hand"]))
+
+
+@pytest.mark.slow
+def test_the_anchors_are_tasks_of_this_harness() -> None:
+    """Offline each is named with its data set, so the harness has it under this name."""
+    needs_harness()
+    for task, data_set in (("medqa_4options", "GBaker/MedQA-USMLE-4-options-hf"), ("pubmedqa", "bigbio/pubmed_qa")):
+        assert task in ANCHORS["llama3_8b_instruct"]
+        with pytest.raises(DataError, match=f"{task}: its data set {data_set} cannot be had"):
+            build_suite(KnowledgeConf(shipped=False, tasks=[task]))
 
 
 @needs_shared

@@ -160,7 +160,7 @@ def test_files_that_are_no_files(tmp_path: Path) -> None:
     for path, told in ((tmp_path / "latin.jsonl", "no UTF-8"), (write(tmp_path / "e.jsonl", ""), "nothing to ask")):
         with pytest.raises(DataError, match=told):
             load_items(path)
-    with pytest.raises(DataError, match=r"line 1: no JSON\n.*and 2 more") as error:
+    with pytest.raises(DataError, match=r"(?s)line 1: no JSON\n.*and 2 more") as error:
         load_items(write(tmp_path / "no.jsonl", *["{"] * 7))
     assert "Traceback" not in str(error.value)
     with pytest.raises(ConfigError, match="leaves the suite without a conversation"):

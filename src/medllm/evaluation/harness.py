@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -98,14 +99,18 @@ class Harness:
         with quiet():
             from lm_eval.models.huggingface import HFLM
 
-            training = subject.model.training
-            self.lm = HFLM(
-                pretrained=subject.model,
-                tokenizer=subject.renderer.tokenizer,
-                backend="causal",
-                batch_size=subject.batch_size,
-            )
-            subject.model.train(training)  # the harness switches it off for good
+            subject.model.tie_weights = lambda *_, **__: None  # again, which an adapter may have trained apart
+            try:
+                with _evaluating(subject.model):
+                    self.lm = HFLM(
+                        pretrained=subject.model,
+                        tokenizer=deepcopy(subject.renderer.tokenizer),  # which it gives a pad token
+                        backend="causal",
+                        batch_size=subject.batch_size,
+                        softmax_dtype="float32",  # bfloat16 cannot tell options apart that differ by a hundredth
+                    )
+            finally:
+                del subject.model.tie_weights
         self.system = subject.renderer.system_prompt if apply_chat_template else None
         self.chat = apply_chat_template
 
@@ -132,32 +137,27 @@ class Harness:
             )
         )
 
-    @torch.no_grad()
     def ask(self, task: Any, indices: Sequence[int], scoring: Scoring) -> list[Answered]:
         """What the model makes of some documents of a task.
 
         Raises:
             DataError: if a question is longer than the model's context; the harness would cut its beginning off.
         """
-        with quiet():
+        with quiet(), _evaluating(self.lm.model), torch.no_grad():
             groups = [self.requests(task, index) for index in indices]
             flat = [request for group in groups for request in group]
             self._refuse_too_long(task.config.task, flat)
             responses = iter(self.lm.loglikelihood(flat, disable_tqdm=True))
-            answered = []
-            for index, group in zip(indices, groups, strict=True):
-                results = [next(responses) for _ in group]
-                values = task.process_results(task.task_docs[index], results)
-                choices = task.doc_to_choice(task.task_docs[index])
-                likelihoods = [float(likelihood) for likelihood, _ in results]
-                scaled = (
-                    [v / len(c) for v, c in zip(likelihoods, choices, strict=True)]
-                    if scoring is Scoring.cloze
-                    else likelihoods
-                )
-                chosen = max(range(len(scaled)), key=scaled.__getitem__)
-                answered.append(Answered(int(values[metric_of(scoring)]), chosen, likelihoods))
-        return answered
+            results = [[next(responses) for _ in group] for group in groups]
+            return [self._answered(task, index, found, scoring) for index, found in zip(indices, results, strict=True)]
+
+    def _answered(self, task: Any, index: int, results: list[tuple[float, bool]], scoring: Scoring) -> Answered:
+        document = task.task_docs[index]
+        values = task.process_results(document, results)
+        likelihoods = [float(likelihood) for likelihood, _ in results]
+        lengths = [len(choice) if scoring is Scoring.cloze else 1 for choice in task.doc_to_choice(document)]
+        scaled = [likelihood / length for likelihood, length in zip(likelihoods, lengths, strict=True)]
+        return Answered(int(values[metric_of(scoring)]), scaled.index(max(scaled)), likelihoods)
 
     def _refuse_too_long(self, name: str, requests: Sequence[Any]) -> None:
         limit = self.lm.max_length
@@ -172,8 +172,19 @@ class Harness:
 
 
 @contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Without dropout; the mode is as it was afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
-    """Without the harness's advice to people who call it themselves, and without a trace in the random state."""
+    """Without the harness's advice to people who call it themselves."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)

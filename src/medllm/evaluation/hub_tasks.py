@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from medllm.config.evaluation.knowledge import Scoring
@@ -25,9 +26,7 @@ def load_hub_tasks(names: Sequence[str], taken: set[str]) -> dict[str, Any]:
     if not names:
         return {}
     with quiet():
-        from lm_eval.tasks import TaskManager
-
-        manager = TaskManager()
+        manager = _manager()
         known = set(manager.all_tasks)
         faults = [_unknown(name, known) for name in names if name not in known]
         if faults:
@@ -46,6 +45,14 @@ def load_hub_tasks(names: Sequence[str], taken: set[str]) -> dict[str, Any]:
     if faults:
         raise ConfigError(faults)
     return tasks
+
+
+@lru_cache(maxsize=1)
+def _manager() -> Any:
+    """The harness's list of tasks, which takes seconds to read."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def target_of(task: Any, document: Any) -> int:

@@ -143,8 +143,6 @@ def _fault(row: dict[str, Any]) -> str:
         return f"options are named by one letter each, A to Z, not {', '.join(map(str, options))}"
     if not all(whole_text(text) for text in options.values()):
         return "an option is no text"
-    if len({text.strip() for text in options.values()}) < len(options):
-        return "two options are the same"
     if not isinstance(answer, str) or answer not in options:
         return f"`answer` is none of its options {', '.join(options)}"
     return ""
