@@ -49,6 +49,10 @@ def main(arguments: list[str]) -> None:
         )
     if verb == "judge":
         _judge(folder, values)
+    if verb == "show":
+        grading.add_grades(
+            folder, []
+        )  # an evaluation that began anew has lost the scores, and the grades are still here
     _show(folder)
 
 

@@ -58,25 +58,22 @@ def main(arguments: list[str]) -> None:
     model = build_base_model(run.model, run.quantization, tokenizer, pick_device(run.trainer.use_cpu)).eval()
     renderer = Renderer(tokenizer.tokenizer, run.generation.system_prompt)
     counts: dict[str, tuple[float, float]] = {}
-    seconds: dict[str, float] = {}
-    last = started = time.monotonic()
     with Progress(console=console, disable=not console.is_terminal) as bar:
         row = bar.add_task("asking", total=len(items))
-        for item, outcome in suite.outcomes(Base(Side.base, model, renderer, int(given["batch_size"] or 8)), items):
-            for name, (hit, one) in outcome.values.items():
-                hits, count = counts.get(name, (0, 0))
-                counts[name] = (hits + hit, count + one)
-            part, now = metric_name(item.fields["part"]), time.monotonic()
-            seconds[part], last = seconds.get(part, 0) + now - last, now
-            bar.advance(row)
-    seconds[metric_name()] = last - started
-    for metric in suite.metrics:
-        hits, count = counts[metric.name]
-        error = standard_error(hits, count)
-        print(f"{metric.name:<44}{hits / count:.3f} ± {error:.3f} of {count:,.0f}, {seconds[metric.name]:.0f} s")
+        for part in dict.fromkeys(item.fields["part"] for item in items):
+            some = [item for item in items if item.fields["part"] == part]
+            started, hits = time.monotonic(), 0.0
+            for _, outcome in suite.outcomes(Base(Side.base, model, renderer, int(given["batch_size"] or 8)), some):
+                hits += outcome.values[metric_name()][0]
+                bar.advance(row)
+            counts[part] = (hits, len(some))
+            error, seconds = standard_error(hits, len(some)), time.monotonic() - started
+            print(
+                f"{metric_name(part):<44}{hits / len(some):.3f} ± {error:.3f} of {len(some):,}, {seconds:.0f} s",
+                flush=True,
+            )
     if anchors:
-        parts = {name.split("/")[1]: found for name, found in counts.items() if name.count("/") == 2}
-        results = reproductions(anchors, parts)
+        results = reproductions(anchors, counts)
         print("\n".join(map(str, results)))
         if not all(result.passed for result in results):
             raise SystemExit(1)
