@@ -12,6 +12,7 @@ FOLDER is that of the evaluation, with `items.jsonl`. Run scripts/evaluate.py ag
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from medllm.cli import guarded
 from medllm.errors import ConfigError, Fault
@@ -83,9 +84,9 @@ def _judge(folder: Path, values: dict[str, str]) -> None:
     from medllm.evaluation.grading import add_grades, ungraded
     from medllm.evaluation.judge import Judge, grade_all
 
-    given = {name: value for name, value in values.items() if name != "evaluation"}
+    given: dict[str, Any] = {name: value for name, value in values.items() if name != "evaluation"}
     try:
-        conf = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConf(model="-")), {"model": "", **given}))
+        conf = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConf), OmegaConf.create(given)))
     except OmegaConfBaseException as error:
         key = error.full_key or ""
         reason = str(error).partition("\n")[0]

@@ -20,7 +20,7 @@ from medllm.cli import guarded, pop_option
 from medllm.config.compose import load_run_conf
 from medllm.errors import ConfigError, Fault
 
-OPTIONS = ("anchors", "tasks", "files", "shipped", "scoring", "apply_chat_template", "limit", "batch_size")
+OPTIONS = ("anchors", "tasks", "files", "shipped", "scoring", "apply_chat_template", "limit")
 
 
 @dataclass
@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> None:
     given = {}
     for name in OPTIONS:
         arguments, given[name] = pop_option(arguments, name, "")
+    arguments, batch_size = pop_option(arguments, "batch_size", 8)
     run = load_run_conf(arguments)
     conf, anchors = _conf(given)
     from medllm.quiet import quiet_libraries
@@ -57,13 +58,14 @@ def main(arguments: list[str]) -> None:
     tokenizer = build_tokenizer(run.model)
     model = build_base_model(run.model, run.quantization, tokenizer, pick_device(run.trainer.use_cpu)).eval()
     renderer = Renderer(tokenizer.tokenizer, run.generation.system_prompt)
+    subject: Any = Base(Side.base, model, renderer, max(1, batch_size))
     counts: dict[str, tuple[float, float]] = {}
     with Progress(console=console, disable=not console.is_terminal) as bar:
         row = bar.add_task("asking", total=len(items))
         for part in dict.fromkeys(item.fields["part"] for item in items):
             some = [item for item in items if item.fields["part"] == part]
             started, hits = time.monotonic(), 0.0
-            for _, outcome in suite.outcomes(Base(Side.base, model, renderer, int(given["batch_size"] or 8)), some):
+            for _, outcome in suite.outcomes(subject, some):
                 hits += outcome.values[metric_name()][0]
                 bar.advance(row)
             counts[part] = (hits, len(some))
@@ -100,7 +102,8 @@ def _conf(given: dict[str, str]) -> tuple[Any, str]:
     values.setdefault("shipped", not (tasks or files))
     try:
         schema = OmegaConf.structured(KnowledgeConf)
-        return OmegaConf.to_object(OmegaConf.merge(schema, {**values, "tasks": tasks, "files": files})), anchors
+        given_values = OmegaConf.create({**values, "tasks": tasks, "files": files})
+        return OmegaConf.to_object(OmegaConf.merge(schema, given_values)), anchors
     except OmegaConfBaseException as error:
         key = error.full_key or ""
         reason = str(error).partition("\n")[0]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -15,7 +16,7 @@ import torch
 from medllm.config.evaluation.knowledge import KnowledgeConf, Scoring
 from medllm.conversation import Conversation, Message, Renderer
 from medllm.errors import ConfigError, DataError, MedLLMError
-from medllm.evaluation.anchors import ANCHORS, reproductions, standard_error
+from medllm.evaluation.anchors import ANCHORS, Anchor, reproductions, standard_error
 from medllm.evaluation.harness import require_harness, task_config
 from medllm.evaluation.jsonl import ITEMS
 from medllm.evaluation.knowledge import build_suite, decided, load_questions, question
@@ -302,6 +303,60 @@ def test_the_standard_error_is_the_harnesss() -> None:
 
     assert standard_error(3, 7) == pytest.approx(mean_stderr([1, 1, 1, 0, 0, 0, 0]))
     assert math.isnan(standard_error(1, 1))
+
+
+def reproduce(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
+    """Types `python scripts/reproduce.py ...`; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "scripts" / "reproduce.py"), run_name="__main__")
+    return stopped.value.code
+
+
+TINY = ("model=tiny_random", "quantization=none", "trainer.use_cpu=true")
+
+
+def test_a_base_is_asked_without_an_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A line for each file, with its questions."""
+    needs_harness()
+    file = write(tmp_path / "mine.jsonl", *ROWS)
+    assert reproduce(monkeypatch, *TINY, "shipped=true", f"files={file}", "limit=4", "scoring=letters") == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["knowledge/basics/accuracy", "knowledge/mine/accuracy"]
+
+
+def test_an_anchor_that_is_missed_is_told(own_tasks: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A random model is far from a published result, and the exit code says so."""
+    monkeypatch.setitem(ANCHORS, "tiny", {"at_hand": Anchor(0.99, 0.001)})
+    assert reproduce(monkeypatch, *TINY, "anchors=tiny") == 1
+    assert "FAIL  at_hand" in capsys.readouterr().out
+    monkeypatch.setitem(ANCHORS, "tiny", {"at_hand": Anchor(0.5, 0.25)})
+    assert reproduce(monkeypatch, *TINY, "anchors=tiny") == 0
+    assert "pass  at_hand" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["anchors=gpt"], "anchors=gpt: no such model"),
+        (["anchors=llama3_8b_instruct", "limit=5"], "limit=5: published results are of all questions"),
+        (["scoring=words"], "scoring=words"),
+        (["limit=few"], "limit=few"),
+        (["limit=0"], "limit=0: is out of range"),
+        (["batch_size=many"], "batch_size=many: is no whole number"),
+        (["modell=tiny_random"], "modell=tiny_random"),
+        (["files=none.jsonl"], "no such file"),
+    ],
+)
+def test_the_script_refuses_before_a_model_is_loaded(
+    arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Exit code 2, one message."""
+    needs_harness()
+    assert reproduce(monkeypatch, *TINY, *arguments) == 2
+    shown = capsys.readouterr().err
+    assert told in shown
+    assert "Traceback" not in shown
 
 
 @pytest.fixture
