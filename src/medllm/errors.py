@@ -10,6 +10,7 @@
     ├── ArtifactError      an artifact folder is damaged or incomplete
     ├── TrackingError      the run record cannot be written
     ├── RankError          another process of the run failed, and this one with it
+    ├── JudgeError         the model that judges answers cannot be reached, or refuses
     ├── HubError           an upload to the hub failed; the artifact on disk is complete
     ├── PointPrunedError   a search gave a point up; no failure, and what it came to has been recorded already
     └── PointFailedError   one point of a sweep failed; its reason has been recorded already
@@ -106,6 +107,10 @@ class RankError(MedLLMError):
 
 class HubError(MedLLMError):
     """The upload to the hub failed."""
+
+
+class JudgeError(MedLLMError):
+    """The model that judges answers cannot be reached, or refuses."""
 
 
 class PointPrunedError(MedLLMError):

@@ -1,0 +1,296 @@
+"""Grades of open answers: a sheet for people, who do not see which model answered, and the way back.
+
+    <evaluation>/items.jsonl --export--> grading/sheet.csv      for the raters: a row for each criterion
+                                         grading/sheet.key.json stays here: whose answer each one is
+    sheet.csv, filled in     --import--> grading/grades.jsonl   a line for each answer and rater
+                                         items.jsonl            with the scores
+
+An answer counts once all of its criteria are graded. Where several people graded one, each criterion counts by the share of
+them who found it met. Grades know the answer they belong to by its text: an answer that was generated anew has none.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import random
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medllm.config.store import slug
+from medllm.errors import DataError
+from medllm.evaluation.rubric import GRADED, SOURCES, SUITE, Rubric, clipped_mean, score_values
+from medllm.run_folder import write_whole
+
+ITEMS, GRADES, SHEET = "items.jsonl", "grades.jsonl", "sheet.csv"
+COLUMNS = ("answer", "number", "conversation", "response", "criterion", "met", "comment")
+YES = {"yes", "y", "1", "true", "x", "met", "ja", "oui"}
+NO = {"no", "n", "0", "false", "not met", "nein", "non"}
+SHOWN = 5  # faults of a sheet
+
+
+@dataclass(frozen=True)
+class OpenAnswer:
+    """An answer to be graded.
+
+    Attributes:
+        id: Of the conversation.
+        side: Who answered.
+        messages: The conversation.
+        answer: Its text.
+        rubric: What it is graded by.
+    """
+
+    id: str
+    side: str
+    messages: list[dict[str, str]]
+    answer: str
+    rubric: Rubric
+
+    @property
+    def digest(self) -> str:
+        """Of all that a grade depends on."""
+        criteria = [[c.criterion, c.points] for c in self.rubric.criteria]
+        return hashlib.sha256(json.dumps([self.messages, self.answer, criteria]).encode()).hexdigest()
+
+    @property
+    def transcript(self) -> str:
+        """The conversation, to read."""
+        return "\n\n".join(f"{message['role']}: {message['content']}" for message in self.messages)
+
+
+@dataclass(frozen=True)
+class Grades:
+    """What one rater said of one answer.
+
+    Attributes:
+        id: Of the conversation.
+        side: Who answered.
+        digest: Of the answer.
+        source: `human` or `judge`.
+        rater: Who graded.
+        met: Of each criterion, in order.
+        comments: Of each criterion; empty where there is none.
+    """
+
+    id: str
+    side: str
+    digest: str
+    source: str
+    rater: str
+    met: list[bool]
+    comments: list[str] = field(default_factory=list)
+
+
+def grading_folder(evaluation: Path) -> Path:
+    """Where sheets, keys and grades of an evaluation are."""
+    return evaluation / "grading"
+
+
+def load_answers(evaluation: Path) -> list[OpenAnswer]:
+    """The open answers of an evaluation, in the order in which they were given.
+
+    Raises:
+        DataError: if there are none.
+    """
+    answers = {}
+    for line in _lines(evaluation / ITEMS):
+        details = line.get("details", {})
+        if line.get("suite") == SUITE and "rubrics" in details:
+            answer = OpenAnswer(line["id"], line["side"], details["messages"], details["answer"], Rubric.of(details))
+            answers[answer.id, answer.side] = answer
+    if not answers:
+        fix = "scripts/evaluate.py with evaluation.rubric.enabled=true, then its folder here"
+        raise DataError(f"{evaluation} holds no answers to a rubric\n    fix: {fix}")
+    return list(answers.values())
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Lines of JSON; one that an interruption cut off is none."""
+    found = []
+    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
+
+
+def export_sheet(evaluation: Path, sheet: Path | None = None, seed: int = 65) -> tuple[Path, Path]:
+    """Writes a sheet for raters and its key.
+
+    Args:
+        evaluation: Folder with `items.jsonl`.
+        sheet: Where to; below the evaluation if not given. The key always stays with the evaluation.
+        seed: Of the order of answers.
+
+    Returns:
+        Sheet and key.
+
+    Raises:
+        DataError: if there is nothing to grade, or the sheet exists, which may be half filled in.
+    """
+    answers = load_answers(evaluation)
+    sheet = sheet or grading_folder(evaluation) / SHEET
+    key = key_of(evaluation, sheet)
+    taken = next((path for path in (sheet, key) if path.exists()), None)
+    if taken:
+        raise DataError(f"{taken} exists already, and may be in use\n    fix: sheet=<another name>")
+    random.Random(seed).shuffle(answers)
+    names = {f"A{number:04d}": answer for number, answer in enumerate(answers, 1)}
+    for folder in (key.parent, sheet.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    owners = {name: {"id": a.id, "side": a.side, "digest": a.digest} for name, a in names.items()}
+    write_whole(key, json.dumps({"format": 1, "sheet": sheet.name, "seed": seed, "answers": owners}, indent=2))
+    with sheet.open("w", encoding="utf-8-sig", newline="") as file:  # the mark tells spreadsheets that it is UTF-8
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for name, answer in names.items():
+            for number, criterion in enumerate(answer.rubric.criteria, 1):
+                texts = [_cell(text) for text in (answer.transcript, answer.answer, criterion.criterion)]
+                writer.writerow([name, number, *texts, "", ""])
+    return sheet, key
+
+
+def key_of(evaluation: Path, sheet: Path) -> Path:
+    """Of a sheet, wherever it has been in the meantime."""
+    return grading_folder(evaluation) / f"{sheet.stem}.key.json"
+
+
+def _cell(text: str) -> str:
+    """What a spreadsheet must not take for a formula; the text of a sheet is never read again."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def import_sheet(evaluation: Path, sheet: Path, rater: str) -> tuple[int, int]:
+    """Takes what a rater filled in; a sheet imported again replaces what this rater had said.
+
+    Returns:
+        Answers graded, and answers left out because a criterion was not graded.
+
+    Raises:
+        DataError: naming rows that cannot be understood; nothing is taken then.
+    """
+    if not rater or slug(rater) != rater:
+        raise DataError(f"rater={rater}: is no name\n    fix: rater=<letters, digits, . _ and -, such as dr_a>")
+    key = key_of(evaluation, sheet)
+    try:
+        owners = json.loads(key.read_text(encoding="utf-8"))["answers"]
+    except (OSError, ValueError, KeyError, TypeError):
+        fix = "the file as it was exported, by its name, with the evaluation it was exported from"
+        raise DataError(f"{sheet.name} has no readable key in {key.parent}\n    fix: {fix}") from None
+    answers = {(a.id, a.side): a for a in load_answers(evaluation)}
+    known = {name: answers[o["id"], o["side"]] for name, o in owners.items() if (o["id"], o["side"]) in answers}
+    changed = [name for name, owner in owners.items() if name not in known or known[name].digest != owner["digest"]]
+    if changed:
+        fix = "export a new sheet"
+        raise DataError(f"{len(changed)} answers were generated anew since {sheet.name} was exported\n    fix: {fix}")
+    cells = _read(sheet, {name: len(answer.rubric.criteria) for name, answer in known.items()})
+    grades, unfinished = [], 0
+    for name, answer in known.items():
+        row = cells[name]
+        met = [row.get(number, (None, "")) for number in range(1, len(answer.rubric.criteria) + 1)]
+        verdicts = [verdict for verdict, _ in met if verdict is not None]
+        if len(verdicts) < len(met):
+            unfinished += 1
+            continue
+        comments = [comment for _, comment in met]
+        grades.append(Grades(answer.id, answer.side, answer.digest, "human", rater, verdicts, comments))
+    add_grades(evaluation, grades)
+    return len(grades), unfinished
+
+
+def _read(sheet: Path, num_criteria: dict[str, int]) -> dict[str, dict[int, tuple[bool | None, str]]]:
+    """Verdict and comment by answer and number of the criterion."""
+    try:
+        text = sheet.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{sheet}: no such file") from None
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"{sheet} cannot be read as UTF-8\n    fix: save it as `CSV UTF-8`") from None
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets write what their country uses
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    if not {"answer", "number", "met"} <= set(reader.fieldnames or ()):
+        raise DataError(f"{sheet} lacks a column: answer, number and met are needed")
+    found: dict[str, dict[int, tuple[bool | None, str]]] = {name: {} for name in num_criteria}
+    faults = []
+    for index, row in enumerate(reader, 2):
+        name, number, said = ((row[column] or "").strip() for column in ("answer", "number", "met"))
+        where = f"row {index}"
+        if not name and not number:
+            continue
+        if (
+            name not in found
+            or not number.isascii()
+            or not number.isdigit()
+            or not 1 <= int(number) <= num_criteria[name]
+        ):
+            faults.append(f"{where}: no criterion {number} of an answer {name} was exported")
+        elif int(number) in found[name]:
+            faults.append(f"{where}: criterion {number} of {name} a second time")
+        elif said and said.casefold() not in YES | NO:
+            faults.append(f"{where}: met={said} is neither yes nor no")
+        else:
+            verdict = None if not said else said.casefold() in YES
+            found[name][int(number)] = verdict, (row.get("comment") or "").strip()
+    if faults:
+        more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise DataError(f"{sheet} cannot be taken:\n  " + "\n  ".join(faults[:SHOWN]) + more)
+    return found
+
+
+def load_grades(evaluation: Path) -> list[Grades]:
+    """Of an evaluation; the last word of each rater on each answer."""
+    lines = [Grades(**line) for line in _lines(grading_folder(evaluation) / GRADES)]
+    return list({(g.id, g.side, g.digest, g.source, g.rater): g for g in lines}.values())
+
+
+def add_grades(evaluation: Path, grades: Iterable[Grades]) -> None:
+    """Writes them down and into the scores of `items.jsonl`."""
+    path = grading_folder(evaluation) / GRADES
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(grade), ensure_ascii=False) + "\n" for grade in grades)
+    by_answer: dict[str, list[Grades]] = {}
+    for grade in load_grades(evaluation):
+        by_answer.setdefault(grade.digest, []).append(grade)
+    answers = {(a.id, a.side): a for a in load_answers(evaluation)}
+    lines = _lines(evaluation / ITEMS)
+    for line in lines:
+        answer = answers.get((line.get("id", ""), line.get("side", ""))) if line.get("suite") == SUITE else None
+        if answer is not None:
+            line["values"] = values_of(answer, by_answer.get(answer.digest, []))
+    write_whole(evaluation / ITEMS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def values_of(answer: OpenAnswer, grades: Iterable[Grades]) -> dict[str, tuple[float, float]]:
+    """What an answer shows: whether people graded it, and its scores."""
+    given = [g for g in grades if g.id == answer.id and g.side == answer.side]
+    values: dict[str, tuple[float, float]] = {GRADED: (int(any(g.source == "human" for g in given)), 1)}
+    for source in SOURCES:
+        said = [g.met for g in given if g.source == source]
+        if said:
+            shares = [sum(votes) / len(said) for votes in zip(*said, strict=True)]
+            values |= score_values(answer.rubric, shares, source)
+    return values
+
+
+def ungraded(evaluation: Path, source: str, rater: str) -> list[OpenAnswer]:
+    """Answers that a rater has not graded yet."""
+    done = {grades.digest for grades in load_grades(evaluation) if (grades.source, grades.rater) == (source, rater)}
+    return [answer for answer in load_answers(evaluation) if answer.digest not in done]
+
+
+def summary(evaluation: Path) -> list[tuple[str, str, int, tuple[float, float, float]]]:
+    """Scores of what is graded: metric, side, answers, and score with its interval; metric by metric, side by side."""
+    scores: dict[tuple[str, str], list[float]] = {}
+    for line in _lines(evaluation / ITEMS):
+        if line.get("suite") == SUITE:
+            for metric, (value, _) in line["values"].items():
+                if metric != GRADED:
+                    scores.setdefault((metric, line["side"]), []).append(value)
+    return [(metric, side, len(values), clipped_mean(values)) for (metric, side), values in sorted(scores.items())]
