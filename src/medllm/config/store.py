@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from medllm.config import data, evaluation, generation, hub, lora, model, quantization, run, tracking, trainer
+from medllm.config import data, evaluation, generation, hub, lora, model, quantization, review, run, tracking, trainer
 from medllm.config.evaluation import lexicon
 
 SCHEMAS: dict[str, dict[str, type]] = {
@@ -35,6 +35,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "hub": {"hub": hub.HubConf},
     "evaluation": {"evaluation": evaluation.EvaluationConf},
     "lexicon": {"lexicon": lexicon.LexiconConf},
+    "review": {"review": review.ReviewConf},
 }
 
 
@@ -77,7 +78,7 @@ def fast_dtype(use_cpu: bool, cpu: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def register() -> None:
-    """Registers the root schemas as `schema/run` and `schema/evaluate`, each group's schemas as `schema/<group>/<kind>`, and the resolvers.
+    """Registers the root schemas as `schema/run` and the like, each group's schemas as `schema/<group>/<kind>`, and the resolvers.
 
     Resolvers: `${medllm.root:}` the project's root, `${medllm.slug:TEXT}` a folder name, `${mul:A,B}` a product, as in
     `lora.lora_alpha=${mul:2,${lora.r}}`, `${medllm.gpus_per_point:}` 1 or 0, `${medllm.fast_dtype:USE_CPU}` a precision.
@@ -85,6 +86,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(group="schema", name="run", node=run.RootConf)
     store.store(group="schema", name="evaluate", node=evaluation.EvaluateConf)
+    store.store(group="schema", name="create_review", node=review.CreateReviewConf)
     for group, kinds in SCHEMAS.items():
         for kind, schema in kinds.items():
             store.store(group=f"schema/{group}", name=kind, node=schema)
