@@ -9,6 +9,7 @@ agreement.py    Cohen's kappa and Krippendorff's alpha
 figures.py      ratings and key -> win rate, harm rate, shares
 report.py       all of it in a terminal, on a page, in a file; opens the key
 approval.py     whether an artifact is approved, and what `review_status` says of it ever after
+record.py       the decision as tags of the run
 
     <run>/review/<name>/review_plan.json    questions, raters, rules, hashes of pairs and key
     <run>/review/<name>/pairs.jsonl         prompt, answer A, answer B

@@ -56,7 +56,7 @@ def export_sheets(review: Review) -> Written:
     for rater in review.plan.raters:
         path, text = folder / f"{rater.id}.csv", sheet(review, rater.id)
         sheets.append(path)
-        if path.is_file() and path.read_text(encoding="utf-8-sig") != text:
+        if path.is_file() and path.read_bytes().decode("utf-8-sig", "replace") != text:
             kept.append(path)
         else:
             write_whole(path, "\ufeff" + text)  # without the mark Excel takes UTF-8 for the local code page
