@@ -158,8 +158,9 @@ def _chat(role: str, text: str) -> dict[str, Any]:
 
 
 def _answers(pair: Pair) -> dict[str, Any]:
-    texts = {letter: f"ANSWER {letter}\n\n{pair.answers[letter]}" for letter in LETTERS}
-    return {"choices": [{"message": _chat("assistant", text)["messages"][0]} for text in texts.values()]}
+    """Both in one message: of several the interface shows one only."""
+    text = "\n\n---\n\n".join(f"**ANSWER {letter}**\n\n{pair.answers[letter]}" for letter in LETTERS)
+    return {"choices": [{"message": _chat("assistant", text)["messages"][0]}]}
 
 
 def _rating(review: Review, rater: str, trace: Any) -> tuple[Rating, list[Fault]]:
