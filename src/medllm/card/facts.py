@@ -47,7 +47,7 @@ class Facts:
         manifest_sha256: Identifies the artifact.
         human: What a person says.
         name: The model's, as its base's licence allows it.
-        base: Id of the base model, or what the artifact knows.
+        base: Id of the base model on the hub, or the name of its folder.
         licence: The base model's.
         metrics: Of the run.
         label_proof: Of the run.
@@ -90,8 +90,8 @@ class Facts:
 
     @property
     def sources(self) -> list[str]:
-        """Files or data sets of the dialogues."""
-        return [str(source.path or source.dataset) for source in sources_of(self.artifact.conf.data).values()]
+        """Files or data sets of the dialogues; of files their names only, for a card is read by others."""
+        return [str(source.dataset or Path(str(source.path)).name) for source in sources_of(self.artifact.conf.data).values()]
 
     @property
     def data_sets(self) -> list[str]:
@@ -137,7 +137,10 @@ def load_facts(artifact_folder: Path) -> Facts:
 
 def _base(artifact: Artifact) -> str:
     model = artifact.conf.model
-    return model.pretrained_model_name_or_path if isinstance(model, PretrainedModelConf) else "tiny_random"
+    if not isinstance(model, PretrainedModelConf):
+        return "tiny_random"
+    name = model.pretrained_model_name_or_path
+    return Path(name).name if name.startswith(("/", ".", "~")) else name
 
 
 def _held_out(metrics: dict[str, float], losses: ConversationLosses | None) -> list[HeldOut]:

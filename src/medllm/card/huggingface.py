@@ -5,7 +5,6 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from medllm.artifact import resolved_yaml
 from medllm.card.facts import Facts
 from medllm.card.figures import evaluation_rows, held_out_on, measured_limits, number, review_figures, span
 from medllm.config.compose import resolved
@@ -33,7 +32,6 @@ def model_card(facts: Facts) -> str:
         default_use=DEFAULT_USE,
         number=number,
         span=span,
-        configuration=resolved_yaml(facts.artifact.conf),
     )
     return f"---\n{metadata(facts)}\n---\n\n{text}"
 
@@ -83,6 +81,7 @@ def _result(kind: Any, name: str, metric: str, title: str, value: float, on: str
         task_type="text-generation",
         dataset_type="medllm",
         dataset_name=f"{name}: {on}",
+        dataset_config=f"{name}: {metric}",  # results that share all but their name would be merged into one
         metric_type=metric,
         metric_name=title,
         metric_value=value,

@@ -78,7 +78,7 @@ MIT = Licence("mit", "MIT License", "https://opensource.org/license/mit", duties
 UNKNOWN = Licence("", "not known here")
 
 # Families whose members share a licence; anything else must be said in card.yaml.
-FAMILIES = ((re.compile(r"(^|/)SmolLM[23]?-", re.I), APACHE), (re.compile(r"(^|/)Qwen3-", re.I), APACHE))
+FAMILIES = ((re.compile(r"^HuggingFaceTB/SmolLM[23]?-", re.I), APACHE), (re.compile(r"^Qwen/Qwen3-", re.I), APACHE))
 LLAMA_3 = re.compile(r"llama[-_ ]?3(?:\.([123]))?(?!\d|\.\d)", re.I)
 
 
@@ -89,14 +89,13 @@ def base_licence(base: str, stated: str | None = None) -> Licence:
         base: Its id on the hub, or a folder.
         stated: What a person says it is, as Hugging Face's id; it is believed, except that a Llama stays one.
     """
-    name = base.rstrip("/").split("/")[-1] if base.startswith(("/", ".", "~")) else base
-    match = LLAMA_3.search(name)
+    match = LLAMA_3.search(base)
     if match:
         return LLAMA[match[1] or ""]
     known = {licence.id: licence for licence in (*LLAMA.values(), APACHE, MIT)}
     if stated:
         return known.get(stated, Licence(stated, stated))
-    return next((licence for pattern, licence in FAMILIES if pattern.search(name)), UNKNOWN)
+    return next((licence for pattern, licence in FAMILIES if pattern.search(base)), UNKNOWN)
 
 
 def lawful_name(licence: Licence, run: str, given: str | None) -> str:
