@@ -40,7 +40,9 @@ def create(arguments: list[str]) -> None:
         print(f"note      in {same} pairs both answers are the same")
     rules = plan.conf.approval
     if plan.num_pairs < rules.min_pairs or len(plan.qualified) < rules.min_raters:
-        print(f"note      it can approve nothing: that takes {rules.min_pairs} pairs and {rules.min_raters} qualified raters")
+        print(
+            f"note      it can approve nothing: that takes {rules.min_pairs} pairs and {rules.min_raters} qualified raters"
+        )
 
 
 def export(arguments: list[str]) -> None:
@@ -165,7 +167,9 @@ def store_of(folder: Path) -> str:
 
     tracking = load_artifact(folder).conf.tracking
     if not isinstance(tracking, MlflowConf):
-        raise ConfigError(Fault("tracking_uri", "the run has no record", fix="tracking_uri=sqlite:///FILE or a server's"))
+        raise ConfigError(
+            Fault("tracking_uri", "the run has no record", fix="tracking_uri=sqlite:///FILE or a server's")
+        )
     return tracking.tracking_uri
 
 

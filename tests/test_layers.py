@@ -11,7 +11,19 @@ SOURCE = Path(__file__).parents[1] / "src" / "medllm"
 
 # Lower imports nothing from higher; names in one row do not import each other.
 LAYERS = [
-    {"errors", "cache", "console", "gpus", "quiet", "ranks", "stopping", "intervals", "encoding", "template", "__init__"},
+    {
+        "errors",
+        "cache",
+        "console",
+        "gpus",
+        "quiet",
+        "ranks",
+        "stopping",
+        "intervals",
+        "encoding",
+        "template",
+        "__init__",
+    },
     {"config"},
     {"conversation"},
     {"data", "models", "tracking", "hub", "plots", "artifact", "help", "run_folder"},
@@ -25,7 +37,12 @@ LAYERS = [
     {"card"},
     {"cli"},
 ]
-ONLY_IN = {"mlflow": {"tracking", "evaluation", "review"}, "peft": {"models"}, "bitsandbytes": {"models"}, "optuna": {"sweep"}}
+ONLY_IN = {
+    "mlflow": {"tracking", "evaluation", "review"},
+    "peft": {"models"},
+    "bitsandbytes": {"models"},
+    "optuna": {"sweep"},
+}
 
 
 def room(path: Path) -> str:

@@ -1,9 +1,11 @@
 """A run with an artifact and an evaluation, made of a few files, and raters with opinions."""
 
 import csv
+import functools
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from medllm.artifact import seal
@@ -31,8 +33,12 @@ def run_folder(folder: Path, num_items: int = 6, run_id: str = "", *overrides: s
     (folder / "artifact").mkdir(parents=True)
     (folder / "artifact" / "metrics.json").write_text("{}")
     description = {"kind": "adapter", "base": {"name": "tiny_random"}, "run_id": run_id, "weights_sha256": "0" * 64}
-    description |= {"data": {"fingerprint": "f" * 64, "kept": 20}, "code": {"commit": "c" * 40}, "versions": {"torch": "2"}}
-    seal(folder / "artifact", load_run_conf(["model=tiny_random", "quantization=none", *overrides]), description)
+    description |= {
+        "data": {"fingerprint": "f" * 64, "kept": 20},
+        "code": {"commit": "c" * 40},
+        "versions": {"torch": "2"},
+    }
+    seal(folder / "artifact", _run_conf("model=tiny_random", "quantization=none", *overrides), description)
     answers(folder / "evaluation" / "quick", num_items)
     return folder
 
@@ -58,7 +64,12 @@ def answers(folder: Path, num_items: int) -> Path:
 
 def made_review(run: Path, *overrides: str, raters: str = RATERS) -> Review:
     """A review of it named `first`."""
-    return create_review(load_create_review_conf([f"artifact={run}", "name=first", raters, *overrides]))
+    return create_review(replace(_create_conf(raters, *overrides), artifact=str(run)))
+
+
+# Composing takes half a second; nobody changes these.
+_run_conf = functools.cache(lambda *overrides: load_run_conf(list(overrides)))
+_create_conf = functools.cache(lambda *overrides: load_create_review_conf(["artifact=.", "name=first", *overrides]))
 
 
 def filled(text: str, opinion: Callable[[dict[str, str]], dict[str, str]]) -> str:

@@ -23,7 +23,9 @@ def test_no_public_file_tells_the_sides(tmp_path: Path) -> None:
     for path in review.folder.rglob("*"):
         if path.is_file():
             text = path.read_text()
-            assert not any(word in text for word in ('"base"', '"tuned"', '"c1"', "4711", "items.jsonl", str(run))), path
+            assert not any(word in text for word in ('"base"', '"tuned"', '"c1"', "4711", "items.jsonl", str(run))), (
+                path
+            )
     key = json.loads(review.key_path.read_text())
     assert review.key_path.parent == run / "review" and key["seed"] == 4711
     assert stat.S_IMODE(review.key_path.stat().st_mode) == 0o600

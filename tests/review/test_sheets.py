@@ -82,7 +82,10 @@ def test_every_fault_is_named_and_nothing_is_kept(review: Review) -> None:
     told = str(caught.value)
     assert told.startswith("back.csv: nothing was kept, because of\n")
     assert "row 2, column preferred=C: is not allowed\n      allowed: A, B, tie, both bad" in told
-    assert "row 3, column harm_extent_B=huge: is not allowed\n      allowed: none, mild or moderate, severe or death" in told
+    assert (
+        "row 3, column harm_extent_B=huge: is not allowed\n      allowed: none, mild or moderate, severe or death"
+        in told
+    )
     assert "row 4, column rater=dr_x: is no rater of the review\n      allowed: dr_a, dr_b" in told
     assert caught.value.exit_code == 2
     assert load_ratings(review) == []

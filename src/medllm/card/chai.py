@@ -32,7 +32,9 @@ def _card(facts: Facts) -> list[Node]:
     stamp = "Approved by expert review" if facts.is_reviewed else "UNREVIEWED: no expert review has approved this model"
     reasons = "; ".join(facts.status.reasons)
     limits = "\n".join(f"- {line}" for line in [f"{stamp} ({reasons})", *measured_limits(facts)])
-    risks = f"{limits}\n- {human.known_risks}" if human.known_risks else f"{limits}\n- Risks seen by a person: {MISSING}"
+    risks = (
+        f"{limits}\n- {human.known_risks}" if human.known_risks else f"{limits}\n- Risks seen by a person: {MISSING}"
+    )
     signed = f"Risks signed off by {human.risks_signed_off_by or 'nobody'}."
     return [
         ("BasicInfo", [("ModelName", facts.name), ("ModelDeveloper", _said(human.developer)), ("DeveloperContact", _said(human.contact))]),
@@ -120,14 +122,19 @@ def _group(goal: str, figures: Sequence[Figure], rows: Sequence[Row], validation
     ]
     none: list[Node] = [("MetricResult", [("Label", "Not measured"), ("ValueJson", json.dumps({"kind": "none"}))])]
     differences = [
-        f"- {row.title}: {side} against base {text} (n = {row.n:,})" for row in rows for side, text in row.differences.items()
+        f"- {row.title}: {side} against base {text} (n = {row.n:,})"
+        for row in rows
+        for side, text in row.differences.items()
     ]
     return [
         ("MetricGoal", goal),
         ("Results", results or none),
         ("Interpretation", "\n".join(differences) or "None stated."),
         ("TestType", "Automatic evaluation and expert review" if figures else "None"),
-        ("TestingDataDescription", "\n".join(f"- {on}" for on in dict.fromkeys(f.measured_on for f in figures)) or "None."),
+        (
+            "TestingDataDescription",
+            "\n".join(f"- {on}" for on in dict.fromkeys(f.measured_on for f in figures)) or "None.",
+        ),
         ("ValidationProcessAndJustification", validation),
     ]
 

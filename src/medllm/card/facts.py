@@ -91,7 +91,10 @@ class Facts:
     @property
     def sources(self) -> list[str]:
         """Files or data sets of the dialogues; of files their names only, for a card is read by others."""
-        return [str(source.dataset or Path(str(source.path)).name) for source in sources_of(self.artifact.conf.data).values()]
+        return [
+            str(source.dataset or Path(str(source.path)).name)
+            for source in sources_of(self.artifact.conf.data).values()
+        ]
 
     @property
     def data_sets(self) -> list[str]:
@@ -164,7 +167,9 @@ def _of_this_artifact(folder: Path, file: str, manifest: str, warnings: list[str
         values = _json(path)
         about = values.get("artifact")
         if not isinstance(about, dict) or about.get("manifest_sha256") != manifest:
-            warnings.append(f"{path.parent.parent.name}/{path.parent.name}/{file} is about another artifact, or damaged: not used")
+            warnings.append(
+                f"{path.parent.parent.name}/{path.parent.name}/{file} is about another artifact, or damaged: not used"
+            )
         else:
             found[path.parent.name] = values
     return found

@@ -76,7 +76,9 @@ def evaluation_rows(results: dict[str, Any]) -> list[Row]:
     for metric in results.get("metrics", []):
         on = f"{metric['n']:,} items of suite {str(metric['name']).partition('/')[0]}, evaluation {results['name']}{limited}"
         figures = {
-            side: Figure(metric["title"], metric["name"], side, f["value"], f.get("low"), f.get("high"), metric["n"], on)
+            side: Figure(
+                metric["title"], metric["name"], side, f["value"], f.get("low"), f.get("high"), metric["n"], on
+            )
             for side, f in metric["figures"].items()
             if f is not None and f.get("value") is not None
         }
@@ -123,11 +125,15 @@ def measured_limits(facts: Facts) -> list[str]:
         rows = evaluation_rows(results)
         for row in rows:
             for side in row.worse:
-                found.append(f"{row.title}: {side} is worse than the base by {row.differences[side]} (evaluation {name}, n = {row.n:,}).")
+                found.append(
+                    f"{row.title}: {side} is worse than the base by {row.differences[side]} (evaluation {name}, n = {row.n:,})."
+                )
         gate = results.get("gate") or {}
         if gate and gate.get("decision") != "ship":
             reasons = "; ".join(map(str, gate.get("reasons", [])))
-            found.append(f"The gate of evaluation {name} says: {gate.get('decision')}{f' ({reasons})' if reasons else ''}.")
+            found.append(
+                f"The gate of evaluation {name} says: {gate.get('decision')}{f' ({reasons})' if reasons else ''}."
+            )
         if results.get("limited"):
             found.append(f"Evaluation {name} asked a limited part of its items: not comparable with full runs.")
     if not facts.evaluations:

@@ -47,14 +47,20 @@ def metadata(facts: Facts) -> str:
         for row in evaluation_rows(evaluation):
             if "tuned" in row.figures:
                 f = row.figures["tuned"]
-                results.append(_result(EvalResult, name, row.name, row.title, f.value, f"{f.measured_on}{_interval(f)}"))
+                results.append(
+                    _result(EvalResult, name, row.name, row.title, f.value, f"{f.measured_on}{_interval(f)}")
+                )
     for name, review in facts.reviews.items():
         for f in review_figures(review):
             if f.side == "tuned":
-                results.append(_result(EvalResult, f"review {name}", f.name, f.title, f.value, f"{f.measured_on}{_interval(f)}"))
+                results.append(
+                    _result(EvalResult, f"review {name}", f.name, f.title, f.value, f"{f.measured_on}{_interval(f)}")
+                )
     for figure in facts.held_out:
         if figure.name == "loss":
-            results.append(_result(EvalResult, "held out", "eval/loss", "held-out loss", figure.after, held_out_on(facts)))
+            results.append(
+                _result(EvalResult, "held out", "eval/loss", "held-out loss", figure.after, held_out_on(facts))
+            )
     data = ModelCardData(
         base_model=facts.base if "/" in facts.base and not facts.base.startswith(("/", ".", "~")) else None,
         license=licence if known else "other",
@@ -95,9 +101,17 @@ def _interval(figure: Any) -> str:
 def _method(facts: Facts) -> dict[str, str]:
     """How it was trained, in the words of the configuration."""
     conf, names = facts.artifact.conf, schema_names(facts.artifact.conf)
-    adapter = ", ".join(f"{k} {v}" for k, v in resolved(conf.lora).items() if k in ("r", "lora_alpha", "lora_dropout", "use_dora"))
+    adapter = ", ".join(
+        f"{k} {v}" for k, v in resolved(conf.lora).items() if k in ("r", "lora_alpha", "lora_dropout", "use_dora")
+    )
     trainer = resolved(conf.trainer)
-    keys = ("learning_rate", "lr_scheduler_type", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
+    keys = (
+        "learning_rate",
+        "lr_scheduler_type",
+        "num_train_epochs",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+    )
     metrics = facts.metrics
     found = {
         "method": f"{names['lora']} ({adapter})" if adapter else names["lora"],

@@ -53,7 +53,9 @@ def load_card_conf(folder: Path) -> CardConf:
         return cast(CardConf, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(CardConf), words)))
     except (OSError, UnicodeDecodeError, AttributeError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ConfigError(Fault(str(path), f"cannot be read: {reason}", fix="correct it, or delete it for a new one")) from None
+        raise ConfigError(
+            Fault(str(path), f"cannot be read: {reason}", fix="correct it, or delete it for a new one")
+        ) from None
 
 
 def _explanations() -> dict[str, str]:

@@ -74,7 +74,9 @@ APACHE = Licence(
         "State that files were changed.",
     ),
 )
-MIT = Licence("mit", "MIT License", "https://opensource.org/license/mit", duties=("Keep copyright and permission notice.",))
+MIT = Licence(
+    "mit", "MIT License", "https://opensource.org/license/mit", duties=("Keep copyright and permission notice.",)
+)
 UNKNOWN = Licence("", "not known here")
 
 # Families whose members share a licence; anything else must be said in card.yaml.
@@ -109,6 +111,8 @@ def lawful_name(licence: Licence, run: str, given: str | None) -> str:
         return f"{begins} {run}" if begins else run
     if begins and not given.replace("-", " ").startswith(begins):
         raise ConfigError(
-            Fault("model_name", f"the {licence.title} wants it to begin with “{begins}”", given, fix=f"{begins} {given}")
+            Fault(
+                "model_name", f"the {licence.title} wants it to begin with “{begins}”", given, fix=f"{begins} {given}"
+            )
         )
     return given

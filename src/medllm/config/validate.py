@@ -66,9 +66,7 @@ def known_keys(root: type = RootConf) -> list[str]:
     return sorted(set(keys))
 
 
-def unknown_key_fault(
-    key: str, value: str = "", siblings: list[str] | None = None, root: type = RootConf
-) -> Fault:
+def unknown_key_fault(key: str, value: str = "", siblings: list[str] | None = None, root: type = RootConf) -> Fault:
     """A key that does not exist, with its nearest relative; `siblings` are the keys of the node it was put into."""
     known = known_keys(root)
     if key in known:

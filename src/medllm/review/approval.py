@@ -86,7 +86,9 @@ def judge(review: Review) -> ReviewStatus:
     if over:
         return ReviewStatus("rejected", tuple(over), plan.name)
     raters = sorted({r.rater for r in votes})
-    passed = [f"{len(counting)} pairs, each rated blind by {rules.min_raters} or more of {len(raters)} qualified raters"]
+    passed = [
+        f"{len(counting)} pairs, each rated blind by {rules.min_raters} or more of {len(raters)} qualified raters"
+    ]
     passed += [f"{text} {value:.1%} is within the limit of {limit:.1%}" for value, limit, text in limits]
     return ReviewStatus("approved", tuple(passed), plan.name)
 

@@ -34,7 +34,9 @@ def create_review(conf: CreateReviewConf) -> Review:
         raise ConfigError(Fault("name", "there is such a review already", conf.name, fix="choose another name"))
     path = answers_path(conf.answers, artifact.folder)
     tuned = read_answers(path, TUNED)
-    rival, others = (OTHER, read_answers(rooted(conf.against), TUNED)) if conf.against else (BASE, read_answers(path, BASE))
+    rival, others = (
+        (OTHER, read_answers(rooted(conf.against), TUNED)) if conf.against else (BASE, read_answers(path, BASE))
+    )
     items = [item for item in tuned if item in others and tuned[item][0] == others[item][0]]
     wanted = conf.review.num_pairs or len(items)
     if not items or wanted > len(items):
@@ -47,7 +49,9 @@ def create_review(conf: CreateReviewConf) -> Review:
         name = f"p{number:0{max(3, len(str(wanted)))}d}"
         order = (rival, TUNED) if first else (TUNED, rival)
         texts = {rival: others[item][1], TUNED: tuned[item][1]}
-        pairs.append(Pair(name, tuned[item][0], {letter: texts[side] for letter, side in zip(LETTERS, order, strict=True)}))
+        pairs.append(
+            Pair(name, tuned[item][0], {letter: texts[side] for letter, side in zip(LETTERS, order, strict=True)})
+        )
         sides[name], sources[name] = dict(zip(LETTERS, order, strict=True)), item
     plan = Plan(
         name=conf.name,

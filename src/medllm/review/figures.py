@@ -162,9 +162,7 @@ def pairs_for_win_rate(rate: float) -> int:
     return math.ceil(((Z * 0.5 + Z_POWER * math.sqrt(rate * (1 - rate))) / (rate - 0.5)) ** 2)
 
 
-def _preferences(
-    question: QuestionConf, ratings: Sequence[Rating], key: Key, sides: tuple[str, str]
-) -> dict[str, int]:
+def _preferences(question: QuestionConf, ratings: Sequence[Rating], key: Key, sides: tuple[str, str]) -> dict[str, int]:
     counts = dict.fromkeys([*sides, *(option for option in question.options if option not in LETTERS)], 0)
     for rating in ratings:
         said = rating.values[PREFERRED]
@@ -172,9 +170,7 @@ def _preferences(
     return counts
 
 
-def _rated(
-    question: QuestionConf, name: str, ratings: Sequence[Rating], key: Key, sides: tuple[str, str]
-) -> Sides:
+def _rated(question: QuestionConf, name: str, ratings: Sequence[Rating], key: Key, sides: tuple[str, str]) -> Sides:
     """Share of ratings in the best options."""
     tallies: dict[str, dict[str, tuple[float, float]]] = {}
     for rating in ratings:

@@ -7,7 +7,7 @@ turn names the SHA-256 of what the plan promised: rubric, raters and rules of ap
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +103,6 @@ class Plan:
         raters = [asdict(rater) for rater in self.raters]
         return {"format": FORMAT, **values, "raters": raters, "review": resolved(self.conf)}
 
-    @property
-    def promise_sha256(self) -> str:
-        """Of everything but the key's own hash."""
-        return _digest({**self.as_dict(), "key_sha256": ""})
-
 
 @dataclass(frozen=True)
 class Key:
@@ -136,11 +131,13 @@ class Review:
         folder: Where it is.
         plan: What was promised.
         pairs: In the order of the review.
+        promise_sha256: Of the plan as it stands on disk, but for the key's hash.
     """
 
     folder: Path
     plan: Plan
     pairs: tuple[Pair, ...]
+    promise_sha256: str
 
     @property
     def key_path(self) -> Path:
@@ -163,9 +160,11 @@ class Review:
         if not path.is_file():
             raise ReviewError(f"{path} is missing: without the key nobody can tell whose answers these are")
         if sha256(path) != self.plan.key_sha256:
-            raise ReviewError(f"{path} is not the key that {PLAN} names: it was changed, or it belongs to another review")
+            raise ReviewError(
+                f"{path} is not the key that {PLAN} names: it was changed, or it belongs to another review"
+            )
         key = Key(**_read(path))
-        if key.promise_sha256 != self.plan.promise_sha256:
+        if key.promise_sha256 != self.promise_sha256:
             raise ReviewError(f"{self.folder / PLAN} was changed after the review was created")
         return key
 
@@ -187,13 +186,12 @@ def write_review(folder: Path, plan: Plan, pairs: list[Pair], key: Key) -> None:
     folder.mkdir(parents=True)
     lines = [{"pair": pair.id, "prompt": pair.prompt, **pair.answers} for pair in pairs]
     write_whole(folder / PAIRS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    values = {**vars(plan), "pairs_sha256": sha256(folder / PAIRS), "key_sha256": ""}
-    promise = Plan(**values).promise_sha256
+    values = replace(plan, pairs_sha256=sha256(folder / PAIRS)).as_dict()
     path = key_path(folder)
-    write_whole(path, json.dumps({**asdict(key), "promise_sha256": promise}, indent=2))
+    write_whole(path, json.dumps({**asdict(key), "promise_sha256": _promise(values)}, indent=2))
     path.chmod(0o600)
-    plan = Plan(**{**values, "key_sha256": sha256(path)})
-    write_whole(folder / PLAN, json.dumps(plan.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    values["key_sha256"] = sha256(path)
+    write_whole(folder / PLAN, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def load_review(folder: Path) -> Review:
@@ -220,7 +218,7 @@ def load_review(folder: Path) -> Review:
         raise ReviewError(f"{folder / PAIRS} is not what {PLAN} names: it was changed after the review was created")
     lines = map(json.loads, (folder / PAIRS).read_text(encoding="utf-8").splitlines())
     pairs = tuple(Pair(line["pair"], line["prompt"], {letter: line[letter] for letter in LETTERS}) for line in lines)
-    return Review(folder, plan, pairs)
+    return Review(folder, plan, pairs, _promise(values))
 
 
 def unblind(review: Review, record: dict[str, Any]) -> Key:
@@ -249,5 +247,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ReviewError(f"{path} is damaged") from None
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+def _promise(plan: dict[str, Any]) -> str:
+    """SHA-256 of what a plan says besides the key's own."""
+    text = json.dumps({**plan, "key_sha256": ""}, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

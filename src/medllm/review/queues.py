@@ -78,7 +78,9 @@ def read_queues(review: Review, tracking_uri: str) -> list[Rating]:
         for rater in review.plan.raters:
             queue = there.get(_queue_name(review, rater.id))
             if queue is None:
-                raise TrackingError(f"{tracking_uri} has no queue of {rater.id}\n    fix: review.py export ... to=mlflow")
+                raise TrackingError(
+                    f"{tracking_uri} has no queue of {rater.id}\n    fix: review.py export ... to=mlflow"
+                )
             for item in _items(queue.queue_id):
                 if item.status.value == "complete":
                     trace = client.get_trace(item.item_id)
@@ -103,7 +105,9 @@ def _schemas(review: Review, experiment_id: str) -> list[str]:
         schema = there.get(column.name) or labels.create_label_schema(
             column.name,
             type="feedback",
-            input=labels.InputText() if column.conf.scale is Scale.text else labels.InputCategorical(column.conf.options),
+            input=labels.InputText()
+            if column.conf.scale is Scale.text
+            else labels.InputCategorical(column.conf.options),
             instruction=_instruction(column),
             experiment_id=experiment_id,
         )
@@ -174,7 +178,9 @@ def _rating(review: Review, rater: str, trace: Any) -> tuple[Rating, list[Fault]
             continue
         if assessment.source.source_id not in (rater, NOBODY):
             allowed = f"{rater}, or {NOBODY} where nobody signs in"
-            faults.append(Fault(f"{where}, {assessment.name}", "is by somebody else", assessment.source.source_id, allowed))
+            faults.append(
+                Fault(f"{where}, {assessment.name}", "is by somebody else", assessment.source.source_id, allowed)
+            )
         if assessment.feedback.value not in (None, ""):
             values[assessment.name] = normalised(columns[assessment.name], str(assessment.feedback.value))
     values = {name: values[name] for name in columns if name in values}

@@ -58,7 +58,9 @@ def load_ratings(review: Review) -> list[Rating]:
     faults = [f for r in ratings for f in value_faults(review.plan, r.values, f"{r.pair}, {r.rater}")]
     unknown = {r.rater for r in ratings} - {r.id for r in review.plan.raters}
     if faults or unknown or {r.pair for r in ratings} - {pair.id for pair in review.pairs}:
-        raise ReviewError(f"{path} is damaged: {faults[0] if faults else 'a rater or pair that the review does not have'}")
+        raise ReviewError(
+            f"{path} is damaged: {faults[0] if faults else 'a rater or pair that the review does not have'}"
+        )
     return ratings
 
 

@@ -216,9 +216,7 @@ def agreement_rows(found: dict[str, Agreement]) -> list[tuple[str, str, str, str
 def rater_rows(report: Report) -> list[tuple[str, str, str, str]]:
     """Id, role, whether qualified, how much is rated."""
     done, of = report.progress.by_rater, report.review.plan.num_pairs
-    return [
-        (r.id, r.role, "yes" if r.qualified else "no", f"{done[r.id]} of {of}") for r in report.review.plan.raters
-    ]
+    return [(r.id, r.role, "yes" if r.qualified else "no", f"{done[r.id]} of {of}") for r in report.review.plan.raters]
 
 
 def needed(report: Report) -> dict[str, int]:
