@@ -118,8 +118,8 @@ def approve(arguments: list[str]) -> None:
     """Decides; exits with 1 unless the artifact is approved."""
     folder, name = place(arguments, "artifact=, name=")
     from medllm.review.approval import approve as decide
-    from medllm.review.plan import load_review
     from medllm.review.create import review_folder
+    from medllm.review.plan import load_review
     from medllm.review.report import make_report, write_report
 
     status = decide(folder, name)

@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def figure(value: float, low: float, high: float) -> dict[str, float]:
+    """As results hold it."""
     return {"value": value, "low": low, "high": high}
 
 

@@ -16,10 +16,12 @@ RATERS = "raters=[{id:dr_a,role:physician,qualified:true}]"
 
 
 def load(*overrides: str) -> CreateReviewConf:
+    """A review with one rater, composed and checked."""
     return load_create_review_conf(["artifact=outputs/run", "name=first", RATERS, *overrides])
 
 
 def refusal(*overrides: str) -> str:
+    """The message that refuses these overrides."""
     with pytest.raises(ConfigError) as caught:
         load(*overrides)
     return str(caught.value)

@@ -20,6 +20,7 @@ TWO = {"A": "0 1 0 0 0 0 0 0 1 0", "B": "1 1 1 0 0 1 0 0 0 0"}
 
 
 def said(rows: dict[str, str]) -> dict[str, dict[object, str]]:
+    """Rows of ratings by rater and unit; a dot is a gap."""
     return {rater: {i: v for i, v in enumerate(row.split()) if v != "."} for rater, row in rows.items()}
 
 

@@ -41,14 +41,17 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(template: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
     return Path(shutil.copytree(template, tmp_path / "run"))
 
 
 def review_of(run: Path) -> Review:
+    """As it stands on disk."""
     return load_review(run / "review" / "first")
 
 
 def decide(run: Path) -> Any:
+    """Report, then decision."""
     make_report(review_of(run), run / "artifact")
     return approve(run / "artifact", "first")
 
@@ -114,6 +117,7 @@ def test_unqualified_raters_do_not_count(tmp_path: Path) -> None:
 
 
 def edit(path: Path, change: Callable[[Any], None]) -> None:
+    """Changes a JSON file."""
     values = json.loads(path.read_text())
     change(values)
     path.write_text(json.dumps(values))
@@ -122,7 +126,8 @@ def edit(path: Path, change: Callable[[Any], None]) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "reason"),
     [
-        ("decisions.json", lambda v: v["decisions"][-1].update(decision="approved"), "it says approved, but its ratings and rules say rejected"),
+        ("decisions.json", lambda v: v["decisions"][-1].update(decision="approved"),
+         "it says approved, but its ratings and rules say rejected"),
         ("decisions.json", lambda v: v["decisions"][-1].update(manifest_sha256="0"), "it was made about another artifact"),
         ("decisions.json", lambda v: v["decisions"][-1].update(evidence={}), "it does not name what it rests on"),
         ("decisions.json", lambda v: v["decisions"][-1].update(review="../first"), "it names no review"),

@@ -76,7 +76,7 @@ def test_the_seed_decides_order_and_sides(tmp_path: Path) -> None:
 def test_pairs_are_drawn(tmp_path: Path) -> None:
     """As many as asked for; more than there are is a fault that says how many there are."""
     run = run_folder(tmp_path / "run")
-    with pytest.raises(ConfigError, match="review.num_pairs=7: there are fewer pairs\n      allowed: 1 to 6"):
+    with pytest.raises(ConfigError, match=r"review.num_pairs=7: there are fewer pairs\n      allowed: 1 to 6"):
         made_review(run, "review.num_pairs=7")
     assert len(made_review(run, "review.num_pairs=4").pairs) == 4
     with pytest.raises(ConfigError, match="name=first: there is such a review already"):
@@ -104,5 +104,5 @@ def test_missing_answers_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ReviewError, match=r"items.jsonl, line 13: is no outcome"):
         made_review(run)
     items.unlink()
-    with pytest.raises(ConfigError, match="answers=.*no such file"):
+    with pytest.raises(ConfigError, match=r"answers=.*no such file"):
         made_review(run)

@@ -1,7 +1,5 @@
 """Win rate, harm rate and shares, worked by hand."""
 
-from pathlib import Path
-
 import pytest
 
 from medllm.intervals import wilson
@@ -13,6 +11,7 @@ from tests.review.made import is_tuned, made_review, run_folder, satisfied
 
 @pytest.fixture(scope="module")
 def review(tmp_path_factory: pytest.TempPathFactory) -> Review:
+    """Ten pairs."""
     return made_review(run_folder(tmp_path_factory.mktemp("figures") / "run", 10))
 
 

@@ -50,6 +50,7 @@ def answer(uri: str, review: Review, rater: str, pair: str, values: dict[str, st
 
 
 def traces(uri: str, review: Review) -> list[Any]:
+    """Everything in the review's experiment, whose tags are looked at too."""
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
@@ -92,6 +93,7 @@ def walk_through(uri: str, run: Path) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
+    """A run with a review of two pairs."""
     made_review(run := run_folder(tmp_path / "run", 2), "review=preference")
     return run
 

@@ -17,10 +17,12 @@ from tests.review.made import filled, made_review, run_folder, satisfied
 
 @pytest.fixture
 def review(tmp_path: Path) -> Review:
+    """Three pairs."""
     return made_review(run_folder(tmp_path / "run", 3))
 
 
 def write(review: Review, text: str, encoding: str = "utf-8") -> Path:
+    """A sheet that came back."""
     path = review.folder / "back.csv"
     path.write_bytes(text.encode(encoding))
     return path
@@ -64,6 +66,7 @@ def test_open_rows_are_passed_over_and_half_ones_refused(review: Review) -> None
 
 
 def rows(text: str, change: Callable[[list[list[str]]], None]) -> str:
+    """A sheet whose cells were changed."""
     table = list(csv.reader(io.StringIO(text)))
     change(table)
     file = io.StringIO()
@@ -98,7 +101,7 @@ def test_rows_that_were_mixed_up_are_found(review: Review) -> None:
         table[1][2], table[2][2] = table[2][2], table[1][2]
 
     text = rows(filled(sheet(review, "dr_a"), lambda row: satisfied()), swap)
-    with pytest.raises(RatingsError, match="row 2, column prompt=.*is not the text of p002"):
+    with pytest.raises(RatingsError, match=r"row 2, column prompt=.*is not the text of p002"):
         read_sheet(review, write(review, text))
     moved = rows(filled(sheet(review, "dr_a"), lambda row: satisfied()), lambda table: table.insert(1, table.pop()))
     assert len(read_sheet(review, write(review, moved))) == 3

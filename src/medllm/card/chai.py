@@ -37,7 +37,11 @@ def _card(facts: Facts) -> list[Node]:
     )
     signed = f"Risks signed off by {human.risks_signed_off_by or 'nobody'}."
     return [
-        ("BasicInfo", [("ModelName", facts.name), ("ModelDeveloper", _said(human.developer)), ("DeveloperContact", _said(human.contact))]),
+        ("BasicInfo", [
+            ("ModelName", facts.name),
+            ("ModelDeveloper", _said(human.developer)),
+            ("DeveloperContact", _said(human.contact)),
+        ]),
         ("ReleaseInfo", [
             ("ReleaseStage", f"{_said(human.release_stage)} ({stamp})"),
             ("ReleaseDate", str(manifest["created"])),

@@ -123,11 +123,11 @@ def measured_limits(facts: Facts) -> list[str]:
     found = []
     for name, results in facts.evaluations.items():
         rows = evaluation_rows(results)
-        for row in rows:
-            for side in row.worse:
-                found.append(
-                    f"{row.title}: {side} is worse than the base by {row.differences[side]} (evaluation {name}, n = {row.n:,})."
-                )
+        found += [
+            f"{row.title}: {side} is worse than the base by {row.differences[side]} (evaluation {name}, n = {row.n:,})."
+            for row in rows
+            for side in row.worse
+        ]
         gate = results.get("gate") or {}
         if gate and gate.get("decision") != "ship":
             reasons = "; ".join(map(str, gate.get("reasons", [])))

@@ -42,30 +42,23 @@ def metadata(facts: Facts) -> str:
 
     licence = facts.human.license or facts.licence.id
     known = licence in FULL_LICENCES
-    results = []
-    for name, evaluation in facts.evaluations.items():
-        for row in evaluation_rows(evaluation):
-            if "tuned" in row.figures:
-                f = row.figures["tuned"]
-                results.append(
-                    _result(EvalResult, name, row.name, row.title, f.value, f"{f.measured_on}{_interval(f)}")
-                )
-    for name, review in facts.reviews.items():
-        for f in review_figures(review):
-            if f.side == "tuned":
-                results.append(
-                    _result(EvalResult, f"review {name}", f.name, f.title, f.value, f"{f.measured_on}{_interval(f)}")
-                )
-    for figure in facts.held_out:
-        if figure.name == "loss":
-            results.append(
-                _result(EvalResult, "held out", "eval/loss", "held-out loss", figure.after, held_out_on(facts))
-            )
+    figures = [(name, row.figures["tuned"]) for name, evaluation in facts.evaluations.items()
+               for row in evaluation_rows(evaluation) if "tuned" in row.figures]  # fmt: skip
+    figures += [(f"review {name}", figure) for name, review in facts.reviews.items()
+                for figure in review_figures(review) if figure.side == "tuned"]  # fmt: skip
+    results = [
+        _result(EvalResult, name, f.name, f.title, f.value, f"{f.measured_on}{_interval(f)}") for name, f in figures
+    ]
+    results += [
+        _result(EvalResult, "held out", "eval/loss", "held-out loss", figure.after, held_out_on(facts))
+        for figure in facts.held_out
+        if figure.name == "loss"
+    ]
     data = ModelCardData(
         base_model=facts.base if "/" in facts.base and not facts.base.startswith(("/", ".", "~")) else None,
         license=licence if known else "other",
         license_name=None if known else licence or "unknown",
-        license_link=facts.licence.link or None,
+        license_link=facts.licence.link or None if licence == facts.licence.id else None,
         library_name="peft" if facts.artifact.is_adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["medllm", "medical", "research" if facts.is_reviewed else "unreviewed"],

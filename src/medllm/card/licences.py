@@ -1,6 +1,6 @@
 """What a base model's licence asks of whoever publishes a model built on it.
 
-Llama: Meta Llama 3 Community License Agreement (18 April 2024), section 1.b, and those of 3.1, 3.2 and 3.3, whose wording differs.
+Llama: Meta Llama 3 Community License Agreement (18 April 2024), section 1.b, and 3.1, 3.2, 3.3, which differ in words.
 This is a reminder and no legal advice.
 """
 
@@ -34,7 +34,8 @@ class Licence:
 
 
 def _llama(version: str, begins: str, notice: str, title: str, link: str) -> Licence:
-    attribution = f"{title.removesuffix(' Community License')} is licensed under the {title}, Copyright © Meta Platforms, Inc. All Rights Reserved."
+    family = title.removesuffix(" Community License")
+    attribution = f"{family} is licensed under the {title}, Copyright © Meta Platforms, Inc. All Rights Reserved."
     duties = (
         "Hand on a copy of the license agreement with the weights.",
         f"Display “{notice}” prominently on a related website, user interface, blog post, about page or product documentation.",

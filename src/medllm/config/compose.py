@@ -19,7 +19,6 @@ from medllm.config.store import SCHEMAS, project_root
 from medllm.config.validate import explain, to_conf, to_run_conf
 from medllm.errors import ConfigError, Fault
 
-
 # What each file at the head of `conf/` composes.
 ROOTS: dict[str, type] = {"train": RootConf, "evaluate": EvaluateConf, "review": CreateReviewConf}
 

@@ -1,8 +1,8 @@
 """How far raters agree beyond chance.
 
-Cohen's kappa for two raters who rated the same units (Educ Psychol Meas 1960;20:37). Krippendorff's alpha for any number of raters
-and for gaps (Krippendorff, Computing Krippendorff's Alpha-Reliability, 2011), nominal and ordinal, with a percentile interval over
-resampled units. 1 is perfect agreement, 0 what chance gives.
+Cohen's kappa for two raters who rated the same units (Educ Psychol Meas 1960;20:37). Krippendorff's alpha for any number of
+raters and for gaps (Krippendorff, Computing Krippendorff's Alpha-Reliability, 2011), nominal and ordinal, with a percentile
+interval over resampled units. 1 is perfect agreement, 0 what chance gives.
 
 Shapes: U units, K categories, R resamples.
 """

@@ -1,10 +1,10 @@
 """Whether an artifact is approved: by the rules that its review was created with, and by nothing else.
 
-The decision lies beside the artifact, not in it: an artifact is sealed when it is made, and reviewed later. It names the SHA-256 of
-the artifact's manifest, which holds that of every file, so that no decision can be carried over to other weights; and that of each
-file of the review it rests on. `review_status` compares all of them and judges again: an edited decision, rating, rule or key
-makes the artifact unreviewed. This notices changes; it is no signature, and does not stop who rewrites all files together. The run
-record holds the decision's own SHA-256 as a second witness.
+The decision lies beside the artifact, not in it: an artifact is sealed when it is made, and reviewed later. It names the SHA-256
+of the artifact's manifest, which holds that of every file, so that no decision can be carried over to other weights; and that of
+each file of the review it rests on. `review_status` compares all of them and judges again: an edited decision, rating, rule or
+key makes the artifact unreviewed. This notices changes; it is no signature, and does not stop who rewrites all files together.
+The run record holds the decision's own SHA-256 as a second witness.
 """
 
 import getpass

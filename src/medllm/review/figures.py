@@ -126,7 +126,7 @@ def agreements(plan: Plan, ratings: Sequence[Rating]) -> dict[str, Agreement]:
             for column in plan.columns:
                 if column.question == name and column.name in rating.values:
                     said[rating.rater][rating.pair, column.letter] = rating.values[column.name]
-        found[name] = agreement(said, question.options, question.scale)  # type: ignore[arg-type]
+        found[name] = agreement(said, question.options, question.scale)
     return found
 
 

@@ -1,8 +1,8 @@
 """The way by MLflow's review queues: each rater answers the questions of a queue of their own in the web interface.
 
-Every rater gets traces of their own, in an experiment that holds nothing else: an item's state is shared by all users of its queue,
-and answers stand at their trace for everybody to read. A trace holds the pair's name, the prompt and the answers A and B; no run,
-no model. Who answered follows from the queue, since without authentication MLflow calls every user `default`.
+Every rater gets traces of their own, in an experiment that holds nothing else: an item's state is shared by all users of its
+queue, and answers stand at their trace for everybody to read. A trace holds the pair's name, the prompt and the answers A and B;
+no run, no model. Who answered follows from the queue, since without authentication MLflow calls every user `default`.
 """
 
 import contextlib

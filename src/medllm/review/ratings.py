@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from medllm.config.review import Scale
 from medllm.errors import ConfigError, Fault, ReviewError

@@ -1,7 +1,7 @@
 """The report of a review: in a terminal, on a page, and as `review.json`. The only place that opens the key.
 
-As long as raters are at work it stays blinded: progress and agreement need no key. Sides are told once every rater has rated every
-pair, or on demand; from then on no rating is taken.
+As long as raters are at work it stays blinded: progress and agreement need no key. Sides are told once every rater has rated
+every pair, or on demand; from then on no rating is taken.
 """
 
 import getpass
@@ -235,8 +235,8 @@ def print_report(report: Report, console: Console) -> None:
         head = ("", "counted", *report.verdicts.sides, "difference in points")
         _table(console, "share of answers, 95 % intervals by pairs", head, share_rows(report.verdicts))
     if report.num_ratings:
-        head = ("question", "scale", "rated twice", "equal", "kappa", "alpha")
-        _table(console, "agreement", head, agreement_rows(report.agreements))
+        of = ("question", "scale", "rated twice", "equal", "kappa", "alpha")
+        _table(console, "agreement", of, agreement_rows(report.agreements))
     for name, count in needed(report).items():
         console.print(Text(f"needed    {count:,} {name.replace('_', ' ')}"))
     for line in headline(report):

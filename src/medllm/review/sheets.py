@@ -85,9 +85,9 @@ def guide(plan: Plan) -> str:
     lines = [
         f"# {plan.name}: what is asked",
         "",
-        "Each row of your sheet holds a patient's message and two answers to it, A and B. Which of them comes from which model is",
-        "not known to you, and changes from row to row. Judge each by itself, then say which you prefer. Fill in all columns of a",
-        "row or none; write an option as it stands here. Leave the columns in front of the questions as they are.",
+        "Each row of your sheet holds a patient's message and two answers to it, A and B. You do not know which of them comes",
+        "from which model, and it changes from row to row. Judge each by itself, then say which you prefer. Fill in all columns",
+        "of a row or none; write an option as it stands here. Leave the columns in front of the questions as they are.",
         "",
     ]
     for name, question in plan.conf.asked.items():
