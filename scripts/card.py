@@ -12,7 +12,6 @@ the artifact.
 import sys
 
 from medllm.cli import guarded, pop_option
-from medllm.config.store import rooted
 from medllm.errors import ConfigError, Fault
 
 
@@ -24,8 +23,9 @@ def main(arguments: list[str]) -> None:
     if not artifact:
         raise ConfigError(Fault("artifact", "needs a value", fix="artifact=FOLDER of a run, or its artifact/ folder"))
     from medllm.card.write import write_cards
+    from medllm.review.create import located
 
-    facts, files = write_cards(rooted(artifact))
+    facts, files = write_cards(located(artifact))
     for path in files:
         print(f"card      {path}")
     print(f"review    {facts.status.decision.upper()}: {'; '.join(facts.status.reasons)}")

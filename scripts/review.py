@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medllm.cli import guarded, pop_option
-from medllm.config.store import rooted
 from medllm.errors import ConfigError, Fault
 
 VERBS = ("create", "export", "import", "report", "approve")
@@ -138,6 +137,7 @@ def approve(arguments: list[str]) -> None:
 def place(arguments: list[str], others: str) -> tuple[Path, str]:
     """The artifact's folder and the review's name; nothing else may be left."""
     from medllm.artifact import MANIFEST
+    from medllm.review.create import located
 
     arguments, artifact = pop_option(arguments, "artifact", "")
     arguments, name = pop_option(arguments, "name", "")
@@ -147,7 +147,7 @@ def place(arguments: list[str], others: str) -> tuple[Path, str]:
             faults.append(Fault(key, "needs a value", fix=f"give it one: {key}=..."))
     if faults:
         raise ConfigError(faults)
-    folder = rooted(artifact)
+    folder = located(artifact)
     folder = folder if (folder / MANIFEST).is_file() else folder / "artifact"
     if not (folder / MANIFEST).is_file():
         raise ConfigError(Fault("artifact", "is no artifact", artifact, "a run's folder or its artifact/ folder"))

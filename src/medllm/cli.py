@@ -25,6 +25,7 @@ from medllm.config.plan import Plan, Point, make_plan
 from medllm.config.run import RunConf
 from medllm.config.store import SCHEMAS
 from medllm.config.tracking import MlflowConf
+from medllm.config.trainer import LOSS
 from medllm.config.validate import explain, to_run_conf
 from medllm.console import console
 from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError, PointPrunedError, RankError
@@ -248,7 +249,7 @@ def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, 
     options = {group: str(option) for group, option in HydraConfig.get().runtime.choices.items() if group in SCHEMAS}
     parent_id = SweepFile.load(folder.parent).parent_id if sweeping and (folder.parent / SWEEP).is_file() else ""
     report = None
-    if sweeping and (folder.parent / STUDY).is_file():
+    if sweeping and (folder.parent / STUDY).is_file() and conf.trainer.objective == LOSS:  # what is pruned by
         from medllm.sweep.study import reporter  # imports optuna
 
         report = reporter(folder)
@@ -259,6 +260,7 @@ def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, 
         objective=result.objective,
         metrics=result_metrics(result),
         run_id=result.run_id,
+        aim=result.aim,
         choices=options,
     )
     if ranks.world_size() == 1:  # plans are made for one process

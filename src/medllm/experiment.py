@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import set_seed
@@ -19,6 +19,7 @@ from medllm.config.rules import cross_field_faults, effective_batching
 from medllm.config.run import RunConf
 from medllm.config.store import project_root, schema_names
 from medllm.config.tracking import NoTrackingConf
+from medllm.config.trainer import Direction
 from medllm.console import say
 from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets, build_datasets
@@ -54,6 +55,9 @@ from medllm.training.fitting import fitted, limit_name, memory_fault
 from medllm.training.label_proof import prove_labels
 from medllm.training.metrics import EvalMetrics, evaluate, precision
 from medllm.training.trainer import MedTrainer
+
+if TYPE_CHECKING:
+    from medllm.evaluation.training import TrainingSuites
 
 
 def check(points: Sequence[Point]) -> None:
@@ -160,6 +164,8 @@ def _run(
     record_data(datasets, conf, renderer, folder, record)
     decided = _fitted(conf, datasets, is_point)
 
+    suites = _suites(conf, Renderer(tokenizer.tokenizer, conf.generation.system_prompt), datasets, record)
+
     base = foundation.lend(
         (conf.model, conf.quantization, device, decided.trainer.gradient_checkpointing),
         lambda: build_base_model(conf.model, conf.quantization, tokenizer, device),
@@ -180,6 +186,8 @@ def _run(
 
     engine = build_engine(decided, model, datasets, device)
     trainer = build_trainer(model, decided, datasets, checkpoints, record, samples, engine)
+    if suites is not None:
+        trainer.add_callback(SampleAnswers(lambda step: suites.take(model, step)))
     with ProgressBar() as progress, stop.deferred("stopping after this step, with a checkpoint"):
         trainer.add_callback(progress)
         stopping = StopOnRequest(stop.requested)
@@ -228,6 +236,9 @@ def _run(
         peak_memory_gib=max(ranks.gather(peak_memory_gib(device))),
         trainable=trainable,
         total=total,
+        suites=suites.newest if suites is not None else {},
+        aim=conf.trainer.objective,
+        aim_sign=-1 if conf.trainer.objective_better is Direction.higher else 1,
     )
     whole = trainer.gather_weights(getattr(torch, conf.model.dtype.value))
     if ranks.is_main():
@@ -251,6 +262,15 @@ def _fitted(conf: RunConf, datasets: Datasets, is_point: bool) -> RunConf:
     if decided.trainer.gradient_checkpointing and conf.trainer.gradient_checkpointing is None:
         say("memory", f"layers are recomputed, to fit the {limit_name(conf)}")
     return decided
+
+
+def _suites(conf: RunConf, renderer: Renderer, datasets: Datasets, record: Record) -> "TrainingSuites | None":
+    """What is asked at each evaluation beside the loss; None without `trainer.eval_suites`."""
+    if not conf.trainer.eval_suites:
+        return None
+    from medllm.evaluation.training import build_training_suites  # metrics of texts take a second to import
+
+    return build_training_suites(conf, renderer, datasets.fingerprint, record)
 
 
 def _measure_base(

@@ -1,8 +1,10 @@
 """What a run returns, and its numbers under the names of the run record."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from medllm.config.trainer import LOSS
 from medllm.inference.generate import Answer
 from medllm.training.metrics import EvalMetrics
 
@@ -30,6 +32,9 @@ class Result:
         peak_memory_gib: Of the process, or of the GPU.
         trainable: Trained parameters.
         total: All parameters.
+        suites: Figures of `trainer.eval_suites` at the last evaluation, by the names of the run record.
+        aim: Name of what a sweeper optimises.
+        aim_sign: -1 where that improves upward: sweepers minimise.
     """
 
     name: str
@@ -50,10 +55,15 @@ class Result:
     peak_memory_gib: float
     trainable: int
     total: int
+    suites: dict[str, float] = field(default_factory=dict)
+    aim: str = LOSS
+    aim_sign: int = 1
 
     @property
     def objective(self) -> float:
-        """What a sweeper minimises: held-out loss, or the training loss where nothing is held out."""
+        """What a sweeper minimises: held-out loss, or the training loss where nothing is held out; or what the run names."""
+        if self.aim != LOSS:
+            return self.aim_sign * self.suites.get(self.aim, math.nan)
         return self.after.loss if self.after else self.train_loss
 
 
@@ -62,21 +72,25 @@ def result_metrics(result: Result) -> dict[str, float]:
     metrics: dict[str, float] = {}
     if result.before and result.after:
         metrics |= result.before.as_dict("base/") | result.after.as_dict("eval/")
-    return metrics | {
-        "train/mean_loss": result.train_loss,
-        "train/steps": result.steps,
-        "perf/seconds": result.seconds,
-        "perf/startup_seconds": result.startup_seconds,
-        "perf/train_seconds": result.train_seconds,
-        "perf/tokens_per_second": result.tokens_per_second,
-        "perf/supervised_tokens_per_second": result.supervised_tokens_per_second,
-        "perf/peak_memory_gib": result.peak_memory_gib,
-        "model/trainable_parameters": result.trainable,
-        "model/total_parameters": result.total,
-    }
+    return (
+        metrics
+        | result.suites
+        | {
+            "train/mean_loss": result.train_loss,
+            "train/steps": result.steps,
+            "perf/seconds": result.seconds,
+            "perf/startup_seconds": result.startup_seconds,
+            "perf/train_seconds": result.train_seconds,
+            "perf/tokens_per_second": result.tokens_per_second,
+            "perf/supervised_tokens_per_second": result.supervised_tokens_per_second,
+            "perf/peak_memory_gib": result.peak_memory_gib,
+            "model/trainable_parameters": result.trainable,
+            "model/total_parameters": result.total,
+        }
+    )
 
 
 def final_metrics(result: Result) -> dict[str, float]:
     """What is recorded at the end: all numbers that no log has recorded at its own step."""
-    logged = {"eval/loss", "eval/perplexity", "eval/token_accuracy", "eval/num_tokens"}
+    logged = {"eval/loss", "eval/perplexity", "eval/token_accuracy", "eval/num_tokens", *result.suites}
     return {name: value for name, value in result_metrics(result).items() if name not in logged}

@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from medllm.config.trainer import LOSS
 from medllm.console import console, say
 
 
@@ -126,16 +127,18 @@ def print_search(space: Any, states: Sequence[str], point: str, price: Any, fold
 
 
 def print_points(rows: list[dict[str, Any]], title: str) -> None:
-    """The table of a sweep: points by held-out loss, failed ones last with their reason."""
+    """The table of a sweep: points by their objective, failed ones last with their reason."""
     table = Table(title=title, title_justify="left")
-    for column in ("point", "held-out loss", "perplexity", "time", "peak memory", "status"):
+    aims = sorted({row["aim"] for row in rows if row.get("aim", LOSS) != LOSS})
+    for column in ("point", *aims, "held-out loss", "perplexity", "time", "peak memory", "status"):
         table.add_column(column, justify="left" if column in ("point", "status") else "right", overflow="fold")
     for row in rows:
         metrics = row.get("metrics", {})
-        loss = row.get("objective")
+        loss = metrics.get("eval/loss", row.get("objective"))
         perplexity = metrics.get("eval/perplexity")
         table.add_row(
             Text(row["label"]),
+            *(f"{metrics[aim]:.4f}" if aim in metrics else "-" for aim in aims),
             "-" if loss is None else f"{loss:.4f}",
             "-" if perplexity is None else f"{perplexity:.2f}",
             duration(metrics["perf/seconds"]) if metrics else "-",

@@ -85,7 +85,8 @@ def resolved(conf: Conf) -> dict[str, Any]:
 def run_conf_from_file(path: Path) -> RunConf:
     """A resolved configuration written by a run, as real objects.
 
-    Each group's schema is recognised by its keys, so the file needs no type names.
+    Each group's schema is recognised by its keys, so the file needs no type names. A key that came later than the file has its
+    default.
 
     Raises:
         ConfigError: if the file is no such configuration.
@@ -94,8 +95,10 @@ def run_conf_from_file(path: Path) -> RunConf:
         values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
         config = OmegaConf.structured(RunConf)
         for name, value in values.items():
-            kinds = [kind for kind in SCHEMAS.get(name, {}).values() if {f.name for f in fields(kind)} == set(value)]
-            config[name] = OmegaConf.merge(OmegaConf.structured(kinds[0]), value) if kinds else value
+            known = {kind: {f.name for f in fields(kind)} for kind in SCHEMAS.get(name, {}).values()}
+            kinds = [kind for kind in known if set(value) <= known[kind]]
+            nearest = min(kinds, key=lambda kind: len(known[kind]), default=None)
+            config[name] = OmegaConf.merge(OmegaConf.structured(nearest), value) if nearest else value
         return to_run_conf(config)
     except (OSError, OmegaConfBaseException, AttributeError, TypeError, yaml.YAMLError) as error:
         reason = str(error).strip().split("\n")[0]

@@ -9,7 +9,7 @@ from medllm.config.model import AttnImplementation, Dtype, PretrainedModelConf
 from medllm.config.quantization import FourBitConf, Int8Conf, NoQuantizationConf
 from medllm.config.run import RunConf
 from medllm.config.store import rooted
-from medllm.config.trainer import Optimizer, Strategy
+from medllm.config.trainer import LOSS, Direction, Optimizer, Strategy
 from medllm.errors import Fault
 
 # Attention that restarts with position_ids and so keeps packed conversations apart in transformers (measured, see LOG.md).
@@ -46,6 +46,7 @@ def cross_field_faults(conf: RunConf) -> list[Fault]:
         found.append(
             Fault("trainer.eval_strategy", "has nothing to evaluate on", conf.trainer.eval_strategy.name, fix=fix)
         )
+    found += suite_faults(conf)
     if conf.data.batching is Batching.packed:
         found += packing_faults(conf)
     if isinstance(conf.lora, PrefixTuningConf) and conf.trainer.gradient_checkpointing:
@@ -73,6 +74,26 @@ def cross_field_faults(conf: RunConf) -> list[Fault]:
             found.append(
                 Fault("quantization.bnb_4bit_compute_dtype", "contradicts trainer.bf16", compute.name, fix=fix)
             )
+    return found
+
+
+def suite_faults(conf: RunConf) -> list[Fault]:
+    """Suites that do not exist, or an objective that nothing measures."""
+    trainer, names = conf.trainer, conf.suite_names()
+    found = [
+        Fault("trainer.eval_suites", "is no suite", name, allowed=", ".join(names))
+        for name in trainer.eval_suites
+        if name not in names
+    ]
+    if trainer.eval_suites and trainer.eval_strategy is Strategy.no:
+        fix = "trainer.eval_strategy=steps, or trainer.eval_suites=[]"
+        found.append(Fault("trainer.eval_suites", "never run without evaluations", str(trainer.eval_suites), fix=fix))
+    if trainer.objective == LOSS:
+        if trainer.objective_better is Direction.higher:
+            found.append(Fault("trainer.objective_better", "a loss improves downward", "higher", fix="lower"))
+    elif not any(trainer.objective.startswith(f"eval/{name}/") for name in trainer.eval_suites):
+        allowed = f"{LOSS}, or eval/<suite>/<metric> of a suite in trainer.eval_suites"
+        found.append(Fault("trainer.objective", "is not measured by this run", trainer.objective, allowed=allowed))
     return found
 
 

@@ -78,7 +78,7 @@ def fast_dtype(use_cpu: bool, cpu: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def register() -> None:
-    """Registers the root schemas as `schema/run` and so on, each group's as `schema/<group>/<kind>`, and the resolvers.
+    """Registers the root schemas, as `schema/run`, each group's schemas as `schema/<group>/<kind>`, and the resolvers.
 
     Resolvers: `${medllm.root:}` the project's root, `${medllm.slug:TEXT}` a folder name, `${mul:A,B}` a product, as in
     `lora.lora_alpha=${mul:2,${lora.r}}`, `${medllm.gpus_per_point:}` 1 or 0, `${medllm.fast_dtype:USE_CPU}` a precision.

@@ -1,6 +1,6 @@
 """Schema of the `trainer` group: a subset of `transformers.TrainingArguments`, name by name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from medllm.config.conf import Conf, ranged
@@ -37,6 +37,17 @@ class Optimizer(Enum):
     sgd = "sgd"
 
 
+class Direction(Enum):
+    """Which way an objective improves."""
+
+    lower = "lower"
+    higher = "higher"
+
+
+# What a sweep ranks by unless told otherwise.
+LOSS = "eval/loss"
+
+
 class Engine(Enum):
     """What computes a training step."""
 
@@ -55,6 +66,10 @@ class TrainerConf(Conf):
         warmup_steps: Optimizer steps of warm-up, or, below 1, their share of all steps.
         eval_steps: Optimizer steps between evaluations, or, below 1, their share of all steps.
         save_steps: The same for checkpoints.
+        eval_suites: Suites of `scripts/evaluate.py` to run at each evaluation, as in `[conversation]`.
+        eval_suites_items: Items that each of them asks.
+        objective: What a sweep or search ranks by: `eval/loss`, or a metric of these suites, as `eval/conversation/chrf`.
+        objective_better: Which way that improves.
         save_total_limit: Checkpoints kept; null keeps all.
         gradient_checkpointing: Recompute layers in the backward pass; null does so where the run would not fit its device
             otherwise. The fused engine plans by itself, and with true never keeps them.
@@ -87,6 +102,10 @@ class TrainerConf(Conf):
     logging_steps: float = ranged(1, gt=0)
     eval_strategy: Strategy = Strategy.steps
     eval_steps: float = ranged(0.2, gt=0)
+    eval_suites: list[str] = field(default_factory=list)
+    eval_suites_items: int = ranged(8, ge=1)
+    objective: str = LOSS
+    objective_better: Direction = Direction.lower
     save_strategy: Strategy = Strategy.no
     save_steps: float = ranged(0.2, gt=0)
     save_total_limit: int | None = ranged(2, ge=1)

@@ -114,6 +114,31 @@ def load_conversations(conf: DataConf) -> Drawn:
     return Drawn(prepared.conversations.take(places), prepared.clusters[places], prepared.report)
 
 
+def held_out(conf: DataConf, fingerprint: str) -> Conversations:
+    """The conversations that a run held out, prepared and split as it did.
+
+    Args:
+        conf: The run's `data` group.
+        fingerprint: Of all that it drew.
+
+    Raises:
+        DataError: if it held out nothing, or its data cannot be read or have changed, so that some may have been trained on.
+    """
+    fix = "\n    fix: evaluation.conversation.path=FILE, with conversations that were not trained on"
+    if not conf.eval_fraction:
+        raise DataError(f"the run held out no conversations (data.eval_fraction=0){fix}")
+    try:
+        drawn = load_conversations(conf)
+    except DataError as error:
+        raise DataError(f"the run's data cannot be read again: {error}{fix}") from None
+    if drawn.conversations.fingerprint != fingerprint:
+        raise DataError(
+            "the run's data, or how they are prepared, have changed since it was trained: what was held out then cannot be "
+            f"told from what was trained on (fingerprint {drawn.conversations.fingerprint[:12]}, then {fingerprint[:12]}){fix}"
+        )
+    return drawn.conversations.take(split(drawn.clusters.tolist(), conf.eval_fraction, conf.split_seed)[1])
+
+
 def build_datasets(conf: DataConf, renderer: Renderer, batching: Batching, seed: int) -> Datasets:
     """Reads, prepares, draws, splits, renders and lays out the data.
 

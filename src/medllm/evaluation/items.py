@@ -125,9 +125,10 @@ def _text(line: dict[str, Any]) -> str:
 def _lines(path: Path) -> list[dict[str, Any]]:
     """Whole lines; one that a kill cut off is left out, and its item asked again."""
     found = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in filter(None, text.split("\n")):  # texts may hold other ends of lines
         try:
-            found.append(dict(json.loads(text)))
+            found.append(dict(json.loads(line)))
         except json.JSONDecodeError:
             continue
     return found

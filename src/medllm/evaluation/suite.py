@@ -107,7 +107,7 @@ class Subject(Protocol):
     batch_size: int
 
     def answers(self, conversations: Sequence[Conversation]) -> list[Answer]:
-        """Greedy answers; behind the guard, what the guard lets through or says instead."""
+        """Greedy answers of the model. A suite that asks the guarded side puts its guard around them."""
         ...
 
     def likelihoods(self, requests: Sequence[tuple[Conversation, str]]) -> list[Likelihood]:

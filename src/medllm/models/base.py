@@ -157,6 +157,27 @@ def build_base_model(conf: ModelConf, quantization: QuantizationConf, tokenizer:
     return model.to(device) if quantization_config is None else model
 
 
+def load_full_model(folder: Path, conf: ModelConf, device: str = "cpu") -> Any:
+    """What full fine-tuning left in an artifact's folder, for inference.
+
+    Raises:
+        ModelError: if it cannot be loaded.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, conf.dtype.value),
+            attn_implementation=conf.attn_implementation.value,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
+    model.requires_grad_(False)
+    return model.to(device).eval()
+
+
 def _load_pretrained(
     conf: PretrainedModelConf, quantization: QuantizationConf, device: str, arguments: dict[str, Any]
 ) -> Any:

@@ -28,14 +28,14 @@ def create_review(conf: CreateReviewConf) -> Review:
         ArtifactError: if the artifact is none or damaged.
         ReviewError: if answers cannot be read.
     """
-    artifact = load_artifact(rooted(conf.artifact))
+    artifact = load_artifact(located(conf.artifact))
     folder = review_folder(artifact.folder, conf.name)
     if folder.exists() or key_path(folder).exists():
         raise ConfigError(Fault("name", "there is such a review already", conf.name, fix="choose another name"))
     path = answers_path(conf.answers, artifact.folder)
     tuned = read_answers(path, TUNED)
     rival, others = (
-        (OTHER, read_answers(rooted(conf.against), TUNED)) if conf.against else (BASE, read_answers(path, BASE))
+        (OTHER, read_answers(located(conf.against), TUNED)) if conf.against else (BASE, read_answers(path, BASE))
     )
     items = [item for item in tuned if item in others and tuned[item][0] == others[item][0]]
     wanted = conf.review.num_pairs or len(items)
@@ -78,6 +78,12 @@ def draw(items: list[str], count: int, seed: int) -> list[tuple[str, bool]]:
     return [(item, generator.random() < 0.5) for item in generator.sample(items, count)]
 
 
+def located(text: str) -> Path:
+    """A path as it was typed, from where the command was typed; if nothing is there, from the project's root."""
+    typed = Path(text).expanduser()
+    return typed if typed.exists() else rooted(text)
+
+
 def review_folder(artifact_folder: Path, name: str) -> Path:
     """`review/<name>` in the folder of the artifact's run."""
     return artifact_folder.resolve().parent / "review" / name
@@ -89,7 +95,7 @@ def answers_path(given: str | None, artifact_folder: Path) -> Path:
     Raises:
         ConfigError: naming the evaluations that there are.
     """
-    path = rooted(given) if given else artifact_folder.resolve().parent / "evaluation" / "quick"
+    path = located(given) if given else artifact_folder.resolve().parent / "evaluation" / "quick"
     path = path / "items.jsonl" if path.is_dir() else path
     if path.is_file():
         return path

@@ -13,6 +13,7 @@ from medllm.comparison.report import compare_sweep, print_comparison, write_comp
 from medllm.config.plan import Plan
 from medllm.config.run import RunConf
 from medllm.config.store import slug
+from medllm.config.trainer import LOSS
 from medllm.console import console, say
 from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError
 from medllm.run_folder import RESULT, STOP, SWEEP, SweepFile, SweepPoint, read_result
@@ -187,20 +188,36 @@ class Sweep:
             for row in rows:
                 metrics = row.get("metrics", {})
                 cost = [metrics.get("perf/seconds", ""), metrics.get("perf/peak_memory_gib", "")]
-                writer.writerow([row["label"], row["status"], row.get("objective", ""), *cost, row.get("reason", "")])
+                writer.writerow(
+                    [
+                        row["label"],
+                        row["status"],
+                        metrics.get("eval/loss", row.get("objective", "")),
+                        *cost,
+                        row.get("reason", ""),
+                    ]
+                )
         record.log_artifact(table)
         record.log_artifact(self.folder / SWEEP)  # a search's has grown
         finished = [row for row in rows if row["status"] == "FINISHED"]
         if len(finished) > 1:
             comparison = compare_sweep(self.folder)
             print_comparison(comparison, console)
+            if any(row.get("aim", LOSS) != LOSS for row in finished):
+                console.print("the comparison is by held-out loss; the table above is by the objective")
             page, *pictures = write_comparison(comparison, self.folder)
             record.log_artifact(page)
             for picture in pictures:
                 record.log_artifact(picture, "comparison")
             say("page", str(page))
         if finished:
-            record.log_metrics({"sweep/best_eval_loss": finished[0]["objective"], "sweep/finished": len(finished)}, 0)
+            record.log_metrics(
+                {
+                    "sweep/best_eval_loss": finished[0].get("metrics", {}).get("eval/loss", finished[0]["objective"]),
+                    "sweep/finished": len(finished),
+                },
+                0,
+            )
 
 
 def _end_ray() -> None:

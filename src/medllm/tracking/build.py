@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from medllm.config.tracking import MlflowConf, NoTrackingConf, TrackingConf
+from medllm.console import say
 from medllm.errors import TrackingError
 from medllm.tracking.record import Opening, Record
 
@@ -26,3 +27,25 @@ def open_record(conf: TrackingConf, opening: Opening) -> Iterator[Record]:
             yield record
     else:
         raise TrackingError(f"tracking: no builder for {type(conf).__name__}")
+
+
+def find_record(conf: TrackingConf, record_id: str) -> Record:
+    """The record of a run that has ended, to add to it; the null one where the store does not have it, which is said."""
+    if not isinstance(conf, MlflowConf) or not record_id:
+        return Record()
+    from medllm.tracking.mlflow_record import find_mlflow_record
+
+    record = find_mlflow_record(conf, record_id)
+    if record is None:
+        say("tracking", f"run {record_id} is not in {conf.tracking_uri}: nothing is recorded there")
+    return record or Record()
+
+
+def folder_of_record(conf: TrackingConf, record_id: str) -> str:
+    """Where the run of a record left its files, relative to the project's root; empty if the store does not have it."""
+    if not isinstance(conf, MlflowConf):
+        return ""
+    from medllm.tracking.mlflow_record import find_mlflow_record
+
+    record = find_mlflow_record(conf, record_id)
+    return record.tag("folder") if record else ""

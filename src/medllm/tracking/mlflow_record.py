@@ -80,6 +80,10 @@ class MlflowRecord(Record):
         for name, value in tags.items():
             self.client.set_tag(self.id, legal_name(name), value[:8000])
 
+    def tag(self, name: str) -> str:
+        """A tag's text; empty where there is none."""
+        return str(self.client.get_run(self.id).data.tags.get(name, ""))
+
     def end_children(self) -> None:
         """Children whose process died without a word were killed; the store still thinks they run."""
         with _survived("status of killed points"):
@@ -164,6 +168,23 @@ def open_mlflow_record(conf: MlflowConf, opening: Opening) -> Iterator[MlflowRec
     finally:
         with _survived("status"):
             client.set_terminated(record.id, status)
+
+
+def find_mlflow_record(conf: MlflowConf, run_id: str) -> MlflowRecord | None:
+    """The record of a run that has ended; None if the store does not answer or does not have it. Makes no store."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    uri = conf.tracking_uri
+    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        return None
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        return MlflowRecord(client, run_id) if client.get_run(run_id).info.lifecycle_stage == "active" else None
+    except (MlflowException, OSError):
+        return None
 
 
 def process_tags() -> dict[str, str]:

@@ -13,8 +13,9 @@ from medllm.models.fused.plan import Plan
 from medllm.ranks import world_size
 
 # `gradient_checkpointing` is applied to the model by `build_trainer`, since transformers renamed the argument in 5.x; old
-# checkpoints are removed by MedTrainer, which does so only once the newest is complete. The engine is ours.
-NOT_PASSED_ON = ("gradient_checkpointing", "save_total_limit", "engine", "max_memory_gib")
+# checkpoints are removed by MedTrainer, which does so only once the newest is complete. The rest are ours.
+OURS = ("engine", "max_memory_gib", "eval_suites", "eval_suites_items", "objective", "objective_better")
+NOT_PASSED_ON = ("gradient_checkpointing", "save_total_limit", *OURS)
 
 
 def build_arguments(conf: TrainerConf, folder: Path, seed: int, plan: Plan | None = None) -> Any:

@@ -1,0 +1,54 @@
+"""Asks a tuned model and its base the same: `python scripts/evaluate.py artifact=FOLDER_OR_RUN_ID [suite=quick] [OVERRIDES]`.
+
+    artifact=outputs/2026-01-31/10-00-00-demo      a run's folder, its artifact/ folder, or the id of its run record
+    suite=full                                     an option of conf/evaluation/; quick takes minutes on a laptop
+    limit=10                                       ask a few items of each suite; the results are stamped as limited
+    evaluation.conversation.path=FILE              conversations of a file instead of the held-out ones
+    evaluation.batch_size=16                       any other key; conf/evaluate.yaml is the table of contents
+    tracking=none                                  leave the run record alone
+
+One table of figures with 95 % intervals, paired by item; items.jsonl, results.json and report.html in <run>/evaluation/<suite>/,
+and in the run record. The same line goes on with an evaluation that was interrupted. Ends with the gate's decision:
+
+    exit code 0 ship, 3 don't ship, 4 not enough data; 1 failed, 2 the configuration is wrong, 130 interrupted
+"""
+
+import sys
+
+from medllm.cli import guarded, pop_option
+from medllm.config.compose import load_evaluate_conf
+from medllm.quiet import quiet_libraries
+
+
+def main(arguments: list[str]) -> None:
+    """Evaluates, prints, writes, and exits as the gate decides.
+
+    Raises:
+        SystemExit: with the gate's code.
+    """
+    arguments, suite = pop_option(arguments, "suite", "")
+    arguments, limit = pop_option(arguments, "limit", "")
+    shorthand = [f"evaluation={suite}"] if suite else []
+    shorthand += [f"evaluation.limit={limit}"] if limit else []
+    conf = load_evaluate_conf([*shorthand, *arguments])
+    quiet_libraries()
+    from rich.console import Console  # heavy imports only after every key, type and range is right
+
+    from medllm.evaluation.gate import EXIT_CODES
+    from medllm.evaluation.report import record_report, write_report
+    from medllm.evaluation.run import evaluate
+    from medllm.evaluation.table import print_evaluation
+
+    evaluation, record = evaluate(conf)
+    page = write_report(evaluation)
+    record_report(evaluation, record)
+    print_evaluation(evaluation, Console(highlight=False, width=None if sys.stdout.isatty() else 180))
+    print(f"report    {page}")
+    sys.exit(EXIT_CODES[evaluation.decision.verdict])
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)
+        sys.exit(0)
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -1,0 +1,60 @@
+"""The `evaluation` group."""
+
+import pytest
+
+from medllm.config.compose import load_evaluate_conf
+from medllm.config.evaluation.gate import Demand
+from medllm.errors import ConfigError
+from medllm.evaluation.conversation import METRICS
+from tests.conf.groups import CONF, options
+
+PRESETS = [option for option in options("evaluation") if option != "gate"]
+
+
+def refusal(*overrides: str) -> str:
+    """The message that refuses these overrides."""
+    with pytest.raises(ConfigError) as caught:
+        load_evaluate_conf(["artifact=x", *overrides])
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("option", PRESETS)
+def test_composes(option: str) -> None:
+    """Each preset composes, is named as its file, states its command, and includes the gate."""
+    conf = load_evaluate_conf(["artifact=x", f"evaluation={option}"]).evaluation
+    assert conf.name == option
+    assert f"suite={option}" in (CONF / "evaluation" / f"{option}.yaml").read_text()
+    assert conf.gate.rules
+
+
+def test_the_gate_is_about_metrics_that_there_are() -> None:
+    """Each rule of conf/evaluation/gate.yaml about the conversation suite names one of its metrics."""
+    rules = load_evaluate_conf(["artifact=x"]).evaluation.gate.in_force()
+    named = {rule.metric for rule in rules.values() if rule.metric.startswith("conversation/")}
+    assert named
+    assert named <= {metric.name for metric in METRICS}
+    assert rules["loss"].demand is Demand.better
+
+
+def test_rules_can_be_changed_and_taken_away_on_the_command_line() -> None:
+    """By their names."""
+    changed = ["evaluation.gate.rules.loss.demand=nothing", "evaluation.gate.rules.loops.margin=1"]
+    rules = load_evaluate_conf(["artifact=x", *changed]).evaluation.gate.in_force()
+    assert "loss" not in rules
+    assert rules["loops"].margin == 1
+
+
+def test_refusals() -> None:
+    """Unknown key, wrong type, out of range; a rule of the gate is checked like any other node."""
+    assert "evaluation.batch_sizes=2: no such key" in refusal("evaluation.batch_sizes=2")
+    assert "evaluation.batch_size=many: has the wrong type" in refusal("evaluation.batch_size=many")
+    assert "evaluation.batch_size=0: is out of range" in refusal("evaluation.batch_size=0")
+    assert "evaluation.name=a/b: is no plain name" in refusal("evaluation.name=a/b")
+    assert "evaluation.gate.rules.loss.margin=-1.0: is out of range" in refusal("evaluation.gate.rules.loss.margin=-1")
+
+
+def test_composing_a_run_does_not_suggest_keys_of_an_evaluation() -> None:
+    """A key of one command is no near miss of the other."""
+    from tests.conf.groups import refusal as refusal_of_run
+
+    assert "evaluation" not in refusal_of_run("limit=3")
