@@ -2,6 +2,7 @@
 
     create   artifact=RUN name=first 'raters=[{id:dr_a,role:general practitioner,qualified:true},{id:dr_b,...}]'
              answers=FOLDER     items.jsonl of an evaluation, or its folder; evaluation/quick of the run where not given
+             prompts=FILE       answers these prompts now instead: JSONL, {"prompt": "..."}
              against=FOLDER     compares with the answers of another artifact's evaluation instead of the base's
              review=preference  another rubric of conf/review/; review.num_pairs=100, review.seed=1 and others as in conf/review/
     export   artifact=RUN name=first              a CSV sheet for each rater

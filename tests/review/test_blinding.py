@@ -106,3 +106,19 @@ def test_missing_answers_are_explained(tmp_path: Path) -> None:
     items.unlink()
     with pytest.raises(ConfigError, match=r"answers=.*no such file"):
         made_review(run)
+
+
+def test_prompts_of_ones_own(tmp_path: Path) -> None:
+    """What is no prompt is named by its line; two ways at once are refused."""
+    from medllm.review.answering import read_prompts
+
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "I cough."}\n\n{"prompt": "My knee."}\n')
+    assert read_prompts(path) == {"line 1": "I cough.", "line 3": "My knee."}
+    path.write_text('{"question": "I cough."}\n')
+    with pytest.raises(ReviewError, match="line 1: has no prompt"):
+        read_prompts(path)
+    with pytest.raises(ReviewError, match="cannot be read"):
+        read_prompts(tmp_path / "none.jsonl")
+    with pytest.raises(ConfigError, match="one way only"):
+        made_review(tmp_path, f"prompts={path}", "answers=x")

@@ -172,6 +172,8 @@ class CreateReviewConf(Conf):
     Attributes:
         artifact: A run's folder or its `artifact/` folder.
         name: Of the review; its folder is `review/<name>/` in the run's.
+        prompts: A JSONL file whose lines have a `prompt`; both models answer them now, as the artifact generates. Instead of
+            `answers`.
         answers: An evaluation's `items.jsonl` or its folder; null takes `evaluation/quick` of the run.
         against: The answers of another artifact to the same prompts, as such a file; its tuned side is compared with. Null
             compares with the base.
@@ -181,6 +183,7 @@ class CreateReviewConf(Conf):
 
     artifact: str = MISSING
     name: str = MISSING
+    prompts: str | None = None
     answers: str | None = None
     against: str | None = None
     raters: list[RaterConf] = field(default_factory=list)
@@ -191,6 +194,10 @@ class CreateReviewConf(Conf):
         found = []
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}", self.name):
             found.append(Fault("name", "is no plain name", self.name, "letters, digits, - and _"))
+        if self.prompts and (self.answers or self.against):
+            found.append(
+                Fault("prompts", "and answers or against: one way only", self.prompts, fix="leave the other null")
+            )
         ids = [rater.id.lower() for rater in self.raters]
         if not ids:
             fix = "'raters=[{id:dr_a,role:general practitioner,qualified:true},{id:dr_b,role:...,qualified:true}]'"

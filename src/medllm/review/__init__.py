@@ -1,6 +1,7 @@
 """Blinded expert review: two answers to the same prompt, and what clinicians say of them without knowing whose they are.
 
 create.py       answers of two sides -> a plan, pairs in random order, and the key apart
+answering.py    answers to prompts of one's own
 plan.py         what is public of a review, and its key
 ratings.py      what raters said, checked
 sheets.py       a CSV file for each rater, there and back

@@ -32,11 +32,8 @@ def create_review(conf: CreateReviewConf) -> Review:
     folder = review_folder(artifact.folder, conf.name)
     if folder.exists() or key_path(folder).exists():
         raise ConfigError(Fault("name", "there is such a review already", conf.name, fix="choose another name"))
-    path = answers_path(conf.answers, artifact.folder)
-    tuned = read_answers(path, TUNED)
-    rival, others = (
-        (OTHER, read_answers(located(conf.against), TUNED)) if conf.against else (BASE, read_answers(path, BASE))
-    )
+    rival = OTHER if conf.against else BASE
+    tuned, others = _both_sides(conf, artifact.folder)
     items = [item for item in tuned if item in others and tuned[item][0] == others[item][0]]
     wanted = conf.review.num_pairs or len(items)
     if not items or wanted > len(items):
@@ -64,6 +61,20 @@ def create_review(conf: CreateReviewConf) -> Review:
     )
     write_review(folder, plan, pairs, Key(sides, sources, seed, "", secrets.token_hex(32)))
     return load_review(folder)
+
+
+def _both_sides(conf: CreateReviewConf, artifact_folder: Path) -> tuple[Answers, Answers]:
+    """Answers of the artifact, and of what it is compared with."""
+    if conf.prompts:
+        from medllm.review.answering import answer_prompts, read_prompts  # loads a model
+
+        prompts = read_prompts(located(conf.prompts))
+        return answer_prompts(artifact_folder, prompts, tuned=True), answer_prompts(
+            artifact_folder, prompts, tuned=False
+        )
+    path = answers_path(conf.answers, artifact_folder)
+    others = read_answers(located(conf.against), TUNED) if conf.against else read_answers(path, BASE)
+    return read_answers(path, TUNED), others
 
 
 def draw(items: list[str], count: int, seed: int) -> list[tuple[str, bool]]:
