@@ -7,8 +7,11 @@ from medllm.console import counting
 from medllm.errors import ReviewError
 from medllm.inference.generate import ask, generate
 from medllm.inference.load import open_artifact
+from medllm.quiet import quiet_libraries
 
 BATCH_SIZE = 4
+
+Answers = dict[str, tuple[str, str]]
 
 
 def read_prompts(path: Path) -> dict[str, str]:
@@ -34,27 +37,24 @@ def read_prompts(path: Path) -> dict[str, str]:
     return found
 
 
-def answer_prompts(artifact_folder: Path, prompts: dict[str, str], *, tuned: bool) -> dict[str, tuple[str, str]]:
-    """Prompt and answer by line.
-
-    Args:
-        artifact_folder: The artifact's.
-        prompts: By line.
-        tuned: Whether the artifact answers, or its base.
+def answer_prompts(artifact_folder: Path, prompts: dict[str, str]) -> tuple[Answers, Answers]:
+    """Prompt and answer by line, of the artifact and of its base.
 
     Raises:
         ModelError: if the base cannot be found.
     """
-    loaded = open_artifact(artifact_folder)
-    names, found = list(prompts), {}
-    with (
-        loaded.model(tuned=tuned) as model,
-        counting("answers of the tuned model" if tuned else "of the base") as advance,
-    ):
-        for start in range(0, len(names), BATCH_SIZE):
-            batch = names[start : start + BATCH_SIZE]
-            conversations = [ask(prompts[name]) for name in batch]
-            answers = generate(model, loaded.renderer, conversations, loaded.artifact.conf.generation)
-            found |= {name: (prompts[name], answer.text) for name, answer in zip(batch, answers, strict=True)}
-            advance(len(batch))
-    return found
+    quiet_libraries()
+    loaded, names = open_artifact(artifact_folder), list(prompts)
+    sides: list[Answers] = []
+    with counting("answers") as advance:
+        for tuned in (True, False):
+            found: Answers = {}
+            with loaded.model(tuned=tuned) as model:
+                for start in range(0, len(names), BATCH_SIZE):
+                    batch = names[start : start + BATCH_SIZE]
+                    conversations = [ask(prompts[name]) for name in batch]
+                    answers = generate(model, loaded.renderer, conversations, loaded.artifact.conf.generation)
+                    found |= {name: (prompts[name], a.text) for name, a in zip(batch, answers, strict=True)}
+                    advance(len(batch))
+            sides.append(found)
+    return sides[0], sides[1]
