@@ -68,13 +68,10 @@ def _both_sides(conf: CreateReviewConf, artifact_folder: Path) -> tuple[Answers,
     if conf.prompts:
         from medllm.review.answering import answer_prompts, read_prompts  # loads a model
 
-        prompts = read_prompts(located(conf.prompts))
-        return answer_prompts(artifact_folder, prompts, tuned=True), answer_prompts(
-            artifact_folder, prompts, tuned=False
-        )
+        return answer_prompts(artifact_folder, read_prompts(located(conf.prompts)))
     path = answers_path(conf.answers, artifact_folder)
-    others = read_answers(located(conf.against), TUNED) if conf.against else read_answers(path, BASE)
-    return read_answers(path, TUNED), others
+    tuned = read_answers(path, TUNED)
+    return tuned, read_answers(located(conf.against), TUNED) if conf.against else read_answers(path, BASE)
 
 
 def draw(items: list[str], count: int, seed: int) -> list[tuple[str, bool]]:
