@@ -33,10 +33,16 @@ LAYERS = [
     {"deposit"},
     {"experiment", "summary"},
     {"comparison"},
-    {"sweep", "review", "card"},
+    {"sweep", "review"},
+    {"card"},
     {"cli"},
 ]
-ONLY_IN = {"mlflow": {"tracking", "evaluation"}, "peft": {"models"}, "bitsandbytes": {"models"}, "optuna": {"sweep"}}
+ONLY_IN = {
+    "mlflow": {"tracking", "evaluation", "review"},
+    "peft": {"models"},
+    "bitsandbytes": {"models"},
+    "optuna": {"sweep"},
+}
 
 
 def room(path: Path) -> str:

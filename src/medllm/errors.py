@@ -8,6 +8,7 @@
     ├── DeviceMemoryError  the GPU has too little memory for this run
     ├── NonFiniteError     loss or gradient is NaN or infinite; raised before the optimizer step
     ├── ArtifactError      an artifact folder is damaged or incomplete
+    ├── ReviewError        an expert review cannot go on: its files are damaged, or its sides are known
     ├── TrackingError      the run record cannot be written
     ├── RankError          another process of the run failed, and this one with it
     ├── JudgeError         the model that judges answers cannot be reached, or refuses
@@ -95,6 +96,10 @@ class NonFiniteError(MedLLMError):
 
 class ArtifactError(MedLLMError):
     """An artifact folder is damaged, incomplete or of another kind."""
+
+
+class ReviewError(MedLLMError):
+    """A review's files are damaged or incomplete, or it does not allow what was asked of it."""
 
 
 class TrackingError(MedLLMError):

@@ -13,13 +13,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medllm.config.conf import Conf
 from medllm.config.evaluation import EvaluateConf
+from medllm.config.review import CreateReviewConf
 from medllm.config.run import RootConf, RunConf
 from medllm.config.store import SCHEMAS, project_root
 from medllm.config.validate import explain, to_conf, to_run_conf
 from medllm.errors import ConfigError, Fault
 
 # What each file at the head of `conf/` composes.
-ROOTS: dict[str, type] = {"train": RootConf, "evaluate": EvaluateConf}
+ROOTS: dict[str, type] = {"train": RootConf, "evaluate": EvaluateConf, "review": CreateReviewConf}
 
 
 def compose_config(
@@ -64,6 +65,16 @@ def load_evaluate_conf(overrides: list[str], config_dir: Path | None = None) -> 
     """
     config = compose_config(overrides, config_dir, config_name="evaluate")
     return to_conf(config, EvaluateConf, EvaluateConf)
+
+
+def load_create_review_conf(overrides: list[str], config_dir: Path | None = None) -> CreateReviewConf:
+    """What `python scripts/review.py create` is to make, composed and checked.
+
+    Raises:
+        ConfigError: with every fault found.
+    """
+    config = compose_config(overrides, config_dir, config_name="review")
+    return to_conf(config, CreateReviewConf, CreateReviewConf)
 
 
 def resolved(conf: Conf) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from medllm.config import data, evaluation, generation, guard, hub, lora, model, quantization, run, tracking, trainer
+from medllm.config import data, evaluation, generation, guard, hub, lora, model, quantization, review, run, tracking, trainer
 from medllm.config.evaluation import lexicon
 
 SCHEMAS: dict[str, dict[str, type]] = {
@@ -36,6 +36,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "evaluation": {"evaluation": evaluation.EvaluationConf},
     "lexicon": {"lexicon": lexicon.LexiconConf},
     "guard": {"red_flags": guard.RedFlagGuardConf, "none": guard.NoGuardConf},
+    "review": {"review": review.ReviewConf},
 }
 
 
@@ -86,6 +87,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(group="schema", name="run", node=run.RootConf)
     store.store(group="schema", name="evaluate", node=evaluation.EvaluateConf)
+    store.store(group="schema", name="create_review", node=review.CreateReviewConf)
     for group, kinds in SCHEMAS.items():
         for kind, schema in kinds.items():
             store.store(group=f"schema/{group}", name=kind, node=schema)

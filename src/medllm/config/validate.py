@@ -10,11 +10,12 @@ from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, cast, get_type_hints
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from medllm.config.conf import Conf, range_faults
 from medllm.config.evaluation import EvaluateConf
+from medllm.config.review import CreateReviewConf
 from medllm.config.run import RootConf, RunConf
 from medllm.config.store import SCHEMAS
 from medllm.config.sweep import SweepConf
@@ -23,10 +24,14 @@ from medllm.errors import ConfigError, Fault
 Root = TypeVar("Root", bound=Conf)
 
 # Nodes whose keys are names people give.
-OPEN_KEYS = ("data.columns.roles", "data.sources", "evaluation.gate.rules", "lexicon")
+OPEN_KEYS = ("data.columns.roles", "data.sources", "evaluation.gate.rules", "lexicon", "review.questions")
 
 # Where a reader finds all keys.
-COMMANDS: dict[type, str] = {RootConf: "python train.py", EvaluateConf: "python scripts/evaluate.py"}
+COMMANDS: dict[type, str] = {
+    RootConf: "python train.py",
+    EvaluateConf: "python scripts/evaluate.py",
+    CreateReviewConf: "python scripts/review.py",
+}
 
 # What Hydra puts into a composed configuration beside its and our schemas.
 HYDRAS_OWN = (("", "hydra"), ("hydra.", "env"))
@@ -130,7 +135,7 @@ def to_conf(config: DictConfig, schema: type[Root], root: type = RootConf) -> Ro
                 continue
             node = config[f.name]
             if not isinstance(node, DictConfig):
-                values[f.name] = node
+                values[f.name] = OmegaConf.to_object(node) if isinstance(node, ListConfig) else node
                 faults += range_faults(f, node)
                 continue
             missing = sorted(key if "." in key else f"{f.name}.{key}" for key in OmegaConf.missing_keys(node))

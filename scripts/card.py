@@ -1,0 +1,43 @@
+"""Writes the cards of an artifact: `python scripts/card.py artifact=FOLDER`.
+
+    <run>/card/README.md                the model card of the Hugging Face hub, with its model-index
+    <run>/card/applied_model_card.xml   the Applied Model Card v0.2 of the Coalition for Health AI
+    <run>/card/card.yaml                what only a person can say: fill it in, and run this again
+    <run>/card/NOTICE                   what the base model's licence wants to go with the weights, if it does
+
+Figures come from the artifact, its run's evaluations and reviews. The card says UNREVIEWED until an expert review has approved
+the artifact.
+"""
+
+import sys
+
+from medllm.cli import guarded, pop_option
+from medllm.errors import ConfigError, Fault
+
+
+def main(arguments: list[str]) -> None:
+    """Writes the cards, and says what is missing."""
+    arguments, artifact = pop_option(arguments, "artifact", "")
+    if arguments:
+        raise ConfigError([Fault("", "no such option", a, allowed="artifact=FOLDER") for a in arguments])
+    if not artifact:
+        raise ConfigError(Fault("artifact", "needs a value", fix="artifact=FOLDER of a run, or its artifact/ folder"))
+    from medllm.card.write import write_cards
+    from medllm.review.create import located
+
+    facts, files = write_cards(located(artifact))
+    for path in files:
+        print(f"card      {path}")
+    print(f"review    {facts.status.decision.upper()}: {'; '.join(facts.status.reasons)}")
+    for line in facts.warnings:
+        print(f"warning   {line}")
+    if facts.missing:
+        print(f"missing   {', '.join(facts.missing)}")
+        print(f"          fill in {facts.run_folder / 'card' / 'card.yaml'} and run this again")
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)
+        sys.exit(0)
+    sys.exit(guarded(lambda: main(sys.argv[1:])))
