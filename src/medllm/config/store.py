@@ -7,7 +7,20 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from medllm.config import data, evaluation, generation, guard, hub, lora, model, quantization, review, run, tracking, trainer
+from medllm.config import (
+    data,
+    evaluation,
+    generation,
+    guard,
+    hub,
+    lora,
+    model,
+    quantization,
+    review,
+    run,
+    tracking,
+    trainer,
+)
 from medllm.config.evaluation import lexicon
 
 SCHEMAS: dict[str, dict[str, type]] = {

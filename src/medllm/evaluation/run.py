@@ -80,7 +80,9 @@ def evaluate(conf: EvaluateConf) -> tuple[Evaluation, Record]:
     loaded = open_artifact(folder, use_cpu=conf.evaluation.use_cpu)
     manifest_sha256 = sha256(folder / MANIFEST)
     lexicons = build_lexicons(conf.lexicon)
-    around = Around(loaded.artifact.conf, loaded.renderer, loaded.artifact.manifest["data"]["fingerprint"], lexicons)
+    around = Around(
+        loaded.artifact.conf, loaded.renderer, loaded.artifact.manifest["data"]["fingerprint"], lexicons, conf.guard
+    )
     suites = build_suites(conf.evaluation, around)
     rule_faults(conf.evaluation.gate, suites)
     asked = {suite.name: draw_items(suite.items(), conf.evaluation.limit) for suite in suites}

@@ -72,7 +72,7 @@ def build_training_suites(conf: RunConf, renderer: Renderer, fingerprint: str, r
     for name in conf.suite_names():
         node = getattr(evaluation, name)
         setattr(evaluation, name, replace(node, enabled=name in conf.trainer.eval_suites))
-    around = Around(conf, renderer, fingerprint, build_lexicons(wanted.lexicon))
+    around = Around(conf, renderer, fingerprint, build_lexicons(wanted.lexicon), wanted.guard)
     suites = build_suites(evaluation, around)
     known = [f"eval/{metric.name}" for suite in suites for metric in suite.metrics]
     aim = conf.trainer.objective

@@ -7,7 +7,11 @@ from omegaconf import MISSING
 from medllm.config.conf import Conf, ranged
 from medllm.config.evaluation.conversation import ConversationConf
 from medllm.config.evaluation.gate import GateConf
+from medllm.config.evaluation.knowledge import KnowledgeConf
 from medllm.config.evaluation.lexicon import LexiconConf
+from medllm.config.evaluation.rubric import RubricConf
+from medllm.config.evaluation.safety import SafetyConf
+from medllm.config.guard import GuardConf
 from medllm.config.tracking import TrackingConf
 from medllm.errors import Fault
 
@@ -23,6 +27,9 @@ class EvaluationConf(Conf):
         batch_size: Answers and likelihoods computed at once; no part of what is measured.
         use_cpu: Stay on the CPU even where there is a GPU.
         conversation: Held-out conversations: loss, likeness, tone.
+        safety: Urgency, harmful requests, invented doses, orders hidden in questions.
+        knowledge: Multiple choice.
+        rubric: Answers that are graded against rubrics.
         gate: What must not get worse.
     """
 
@@ -32,6 +39,9 @@ class EvaluationConf(Conf):
     batch_size: int = ranged(8, ge=1)
     use_cpu: bool = False
     conversation: ConversationConf = field(default_factory=ConversationConf)
+    safety: SafetyConf = field(default_factory=SafetyConf)
+    knowledge: KnowledgeConf = field(default_factory=KnowledgeConf)
+    rubric: RubricConf = field(default_factory=RubricConf)
     gate: GateConf = field(default_factory=GateConf)
 
     def faults(self) -> list[Fault]:
@@ -48,6 +58,7 @@ class EvaluateConf(Conf):
     Attributes:
         artifact: A run's folder, its `artifact/` folder, or the id of its run record.
         evaluation: What is asked.
+        guard: What the third side stands behind.
         lexicon: What is looked for in answers, by name.
         tracking: Where the id of a run record is looked up. Results go to the record of the artifact's own run; `none` keeps
             them out of it.
@@ -55,5 +66,6 @@ class EvaluateConf(Conf):
 
     artifact: str = MISSING
     evaluation: EvaluationConf = MISSING
+    guard: GuardConf = MISSING
     lexicon: dict[str, LexiconConf] = field(default_factory=dict)
     tracking: TrackingConf = MISSING
