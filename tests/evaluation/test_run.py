@@ -245,7 +245,14 @@ def test_artifacts_by_folder_and_what_is_none(run: Path, tmp_path: Path) -> None
         evaluate(conf)
 
 
-@pytest.mark.parametrize("overrides", [["lora=none"], ["lora.bias=all"], ["lora=prefix"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["lora=none"],
+        pytest.param(["lora.bias=all"], marks=pytest.mark.slow),
+        pytest.param(["lora=prefix"], marks=pytest.mark.slow),
+    ],
+)
 def test_what_cannot_be_switched_off_is_loaded_in_turn(dialogues: Path, tmp_path: Path, overrides: list[str]) -> None:
     """Full fine-tuning and trained biases leave no base to switch back to; a prefix does. Losses are those of training."""
     run = train_tiny(dialogues, tmp_path / "run", *overrides)

@@ -1,5 +1,6 @@
 """`scripts/evaluate.py` as people type it."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from medllm.cli import guarded
+from medllm.inference.load import LoadedArtifact
 from tests.conftest import ROOT
 
 
@@ -60,13 +63,18 @@ def test_from_the_command_line(run: Path, tmp_path: Path) -> None:
     ],
 )
 def test_faults_are_told_before_anything_is_loaded(
-    arguments: list[str], expected: str, run: Path, tmp_path: Path
+    arguments: list[str], expected: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One message, exit code 2, no traceback."""
-    done = type_(*arguments, folder=tmp_path)
-    assert done.returncode == 2
-    assert expected in done.stderr
-    assert "Traceback" not in done.stderr
+    spec = importlib.util.spec_from_file_location("evaluate_script", ROOT / "scripts" / "evaluate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.chdir(run.parent)
+    monkeypatch.setattr(LoadedArtifact, "model", lambda *a, **k: pytest.fail("was loaded"))
+    assert guarded(lambda: script.main(arguments)) == 2
+    assert expected in capsys.readouterr().err
     assert not (run / "evaluation").exists()
 
 
