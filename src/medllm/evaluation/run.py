@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from medllm.artifact import MANIFEST, sha256
 from medllm.config.compose import resolved
 from medllm.config.evaluation import EvaluateConf, EvaluationConf
+from medllm.config.guard import GuardConf, RedFlagGuardConf
+from medllm.config.store import rooted
 from medllm.config.tracking import NoTrackingConf
 from medllm.console import console, say
 from medllm.evaluation.figures import Measured, measure
@@ -20,6 +22,7 @@ from medllm.evaluation.lexicons import Validity, build_lexicons, validities
 from medllm.evaluation.subject import ModelSubject
 from medllm.evaluation.suite import Item, Metric, Side, Subject, Suite
 from medllm.evaluation.suites import Around, build_suites
+from medllm.guard.lexicon import load_lexicon
 from medllm.inference.load import LoadedArtifact, find_artifact, open_artifact
 from medllm.tracking.build import find_record
 from medllm.tracking.record import Record
@@ -89,9 +92,17 @@ def evaluate(conf: EvaluateConf) -> tuple[Evaluation, Record]:
     for suite in suites:
         say("suite", f"{suite.name}: {len(asked[suite.name])} items, {', '.join(side.value for side in suite.sides)}")
     lexicon = {name: resolved(value) for name, value in conf.lexicon.items()}
+    guard = guard_settings(conf.guard)
     identities = {
         suite.name: identity(
-            suite, asked[suite.name], [manifest_sha256, settings(conf.evaluation, suite.name), lexicon]
+            suite,
+            asked[suite.name],
+            [
+                manifest_sha256,
+                settings(conf.evaluation, suite.name),
+                lexicon,
+                guard if Side.guarded in suite.sides else None,
+            ],
         )
         for suite in suites
     }
@@ -125,8 +136,14 @@ def settings(conf: EvaluationConf, suite: str) -> dict[str, Any]:
     """What decides over a suite's outcomes: what all suites share, and its own."""
     values = resolved(conf)
     shared = {k: v for k, v in values.items() if not isinstance(v, dict) and k not in WITHOUT_EFFECT}
-    own = {k: v for k, v in values.items() if isinstance(v, dict) and (k == suite or k == "guard")}
-    return {**shared, **own}
+    return {**shared, suite: values[suite]}
+
+
+def guard_settings(conf: GuardConf) -> list[Any]:
+    """What decides over a guard's words: its keys, and the vocabulary that they name."""
+    if not isinstance(conf, RedFlagGuardConf):
+        return [resolved(conf)]
+    return [resolved(conf), load_lexicon(None if conf.lexicon is None else rooted(conf.lexicon)).sha256]
 
 
 @contextmanager
