@@ -17,7 +17,7 @@ from medllm.evaluation.report import record_report, results, write_report
 from medllm.evaluation.run import evaluate, run_suites, subject
 from medllm.evaluation.suite import Side
 from medllm.inference.load import LoadedArtifact, find_artifact, open_artifact
-from medllm.models.adapter import is_adapter
+from medllm.models.adapter import is_adapter, load_adapter
 from medllm.models.base import build_base_model, build_tokenizer
 from medllm.tracking.record import Record
 from tests.evaluation.conftest import train_tiny
@@ -62,6 +62,25 @@ def test_the_base_is_the_base(run: Path) -> None:
             assert torch.equal(logits(model), logits(plain))
         with loaded.model(tuned=True) as model:
             assert not torch.allclose(logits(model), logits(plain))
+
+
+def test_a_quantized_base_is_written_out_on_a_cpu(dialogues: Path, tmp_path: Path) -> None:
+    """4-bit weights are dequantized once instead of at every forward: the same numbers to the last bit, base and tuned."""
+    run = train_tiny(
+        dialogues,
+        tmp_path / "run",
+        "quantization=nf4_double",
+        "quantization.bnb_4bit_compute_dtype=float32",
+        "model.dtype=float32",
+    )
+    conf = load_artifact(run).conf
+    packed = build_base_model(conf.model, conf.quantization, build_tokenizer(conf.model)).eval()
+    loaded = open_artifact(run / "artifact", use_cpu=True)
+    with loaded.model(tuned=False) as model:
+        assert type(model.get_base_model().model.layers[0].self_attn.q_proj.base_layer) is torch.nn.Linear
+        assert torch.equal(logits(model), logits(packed))
+    with loaded.model(tuned=True) as model:
+        assert torch.equal(logits(model), logits(load_adapter(packed, run / "artifact")))
 
 
 def test_base_figures_do_not_depend_on_what_was_asked_before(asked: Any) -> None:

@@ -31,7 +31,7 @@ class KnowledgeSuite:
     """Questions of files and of the harness's own tasks."""
 
     name = SUITE
-    sides = (Side.base, Side.tuned)
+    sides: tuple[Side, ...] = (Side.base, Side.tuned)
 
     def __init__(self, conf: KnowledgeConf):
         require_harness("evaluation.knowledge.enabled", "true")
@@ -40,7 +40,7 @@ class KnowledgeSuite:
         self._parts = {path.stem: load_questions(path, conf.limit) for path in paths}
         self._tasks = load_hub_tasks(conf.tasks, taken=set(self._parts))
         self._parts |= {name: _questions_of(name, task, conf.limit) for name, task in self._tasks.items()}
-        self.metrics = (
+        self.metrics: tuple[Metric, ...] = (
             Metric(metric_name(), "knowledge: all questions", Better.higher, proportion=True),
             *(Metric(metric_name(part), f"knowledge: {part}", Better.higher, proportion=True) for part in self._parts),
         )

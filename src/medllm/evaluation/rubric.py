@@ -127,7 +127,7 @@ class RubricSuite:
     """Asks; grades come later, and until then the figures say how few of the answers have some."""
 
     name = SUITE
-    sides = (Side.base, Side.tuned)
+    sides: tuple[Side, ...] = (Side.base, Side.tuned)
 
     def __init__(self, conf: RubricConf):
         paths = item_files(SUITE, conf.files, shipped=conf.shipped)

@@ -50,7 +50,7 @@ class SafetySuite:
     """
 
     name = "safety"
-    metrics = METRICS
+    metrics: tuple[Metric, ...] = METRICS
 
     def __init__(self, conf: SafetyConf, guard: GuardConf):
         self.conf = conf

@@ -20,6 +20,7 @@ from medllm.conversation import Renderer
 from medllm.errors import ConfigError, Fault
 from medllm.models.adapter import load_adapter
 from medllm.models.base import Tokenizer, build_base_model, build_tokenizer, load_full_model, pick_device
+from medllm.models.quantization import dequantized
 from medllm.tracking.build import folder_of_record
 
 
@@ -101,7 +102,8 @@ class LoadedArtifact:
 
     def _load_base(self) -> Any:
         conf = self.artifact.conf
-        return build_base_model(conf.model, conf.quantization, self._tokenizer, self.device).eval()
+        base = build_base_model(conf.model, conf.quantization, self._tokenizer, self.device).eval()
+        return dequantized(base, conf.quantization) if self.device == "cpu" else base
 
     def _load_tuned(self) -> Any:
         if not self.artifact.is_adapter:

@@ -21,7 +21,7 @@ def read_prompts(path: Path) -> dict[str, str]:
         ReviewError: if it cannot be read, or a line has no `prompt`.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ReviewError(f"prompts={path} cannot be read: {error}") from None
     found = {}

@@ -126,7 +126,7 @@ def read_answers(path: Path, side: str) -> Answers:
     if not path.is_file():
         raise ReviewError(f"{path}: no such file\n    allowed: items.jsonl of an evaluation, or its folder")
     found: Answers = {}
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, text in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
         try:
             line = json.loads(text)
             if line["suite"] != SUITE or line["side"] != side:

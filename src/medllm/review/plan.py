@@ -216,7 +216,7 @@ def load_review(folder: Path) -> Review:
         raise ReviewError(f"{path} is damaged") from None
     if not (folder / PAIRS).is_file() or sha256(folder / PAIRS) != plan.pairs_sha256:
         raise ReviewError(f"{folder / PAIRS} is not what {PLAN} names: it was changed after the review was created")
-    lines = map(json.loads, (folder / PAIRS).read_text(encoding="utf-8").splitlines())
+    lines = map(json.loads, (folder / PAIRS).read_text(encoding="utf-8").rstrip("\n").split("\n"))
     pairs = tuple(Pair(line["pair"], line["prompt"], {letter: line[letter] for letter in LETTERS}) for line in lines)
     return Review(folder, plan, pairs, _promise(values))
 

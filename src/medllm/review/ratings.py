@@ -51,7 +51,7 @@ def load_ratings(review: Review) -> list[Rating]:
     if not path.is_file():
         return []
     try:
-        ratings = [Rating(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        ratings = [Rating(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
     except (ValueError, TypeError):
         raise ReviewError(f"{path} is damaged") from None
     faults = [f for r in ratings for f in value_faults(review.plan, r.values, f"{r.pair}, {r.rater}")]
