@@ -27,8 +27,8 @@ SMALL = ["evaluation.max_new_tokens=6", "evaluation.use_cpu=true", "evaluation.g
 
 
 def conf_of(run: Path, *overrides: str) -> Any:
-    """A quick evaluation of it."""
-    return load_evaluate_conf([f"artifact={run}", *SMALL, *overrides])
+    """A quick evaluation of it, of its held-out conversations alone."""
+    return load_evaluate_conf([f"artifact={run}", "evaluation.safety.enabled=false", *SMALL, *overrides])
 
 
 def logits(model: Any) -> torch.Tensor:

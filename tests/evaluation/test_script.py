@@ -55,7 +55,10 @@ def test_from_the_command_line(run: Path, tmp_path: Path) -> None:
         (["artifact=x", "limit=few"], "evaluation.limit=few: has the wrong type"),
         (["artifact=x", "conversation.path=y"], "did you mean evaluation.conversation.path?"),
         (["artifact=x", "+evaluation.conversation.paths=y"], "evaluation.conversation.paths=y: no such key"),
-        (["artifact=run", "evaluation.conversation.enabled=false"], "evaluation: has no suite enabled"),
+        (
+            ["artifact=run", "evaluation.conversation.enabled=false", "evaluation.safety.enabled=false"],
+            "evaluation: has no suite enabled",
+        ),
         (
             ["artifact=run", "evaluation.conversation.path=gone.csv"],
             "evaluation.conversation.path=gone.csv: no such file",

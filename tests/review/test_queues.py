@@ -98,6 +98,7 @@ def run(tmp_path: Path) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_on_a_database(run: Path, tmp_path: Path) -> None:
     """No queues yet; there and back on sqlite; what others wrote, or what is no option, is refused whole."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"

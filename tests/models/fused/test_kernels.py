@@ -117,7 +117,7 @@ def one_mask(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @types
 @pytest.mark.parametrize("p", [0.0, 0.3])
-@pytest.mark.parametrize("rank", [0, 8, 16, 48, 128])
+@pytest.mark.parametrize("rank", [0, 8, 48])
 @pytest.mark.usefixtures("one_mask")
 def test_swiglu(rank: int, p: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gate and up side by side, and what the adapter behind gets down to, by programs that share columns."""
@@ -130,8 +130,16 @@ def test_swiglu(rank: int, p: float, dtype: torch.dtype, monkeypatch: pytest.Mon
 
 
 @types
-@pytest.mark.parametrize("p", [0.0, 0.3])
-@pytest.mark.parametrize("ranks", [(0, 0, 0), (8, 0, 0), (0, 4, 0), (0, 0, 16), (16, 16, 16), (48, 8, 0), (64, 80, 64)])
+@pytest.mark.parametrize(
+    ("ranks", "p"),
+    [
+        *(
+            (ranks, 0.0)
+            for ranks in [(0, 0, 0), (8, 0, 0), (0, 4, 0), (0, 0, 16), (16, 16, 16), (48, 8, 0), (64, 80, 64)]
+        ),
+        *((ranks, 0.3) for ranks in [(0, 4, 0), (16, 16, 16), (64, 80, 64)]),
+    ],
+)
 @pytest.mark.usefixtures("one_mask")
 def test_swiglu_backward(
     ranks: tuple[int, int, int], p: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
