@@ -44,6 +44,12 @@ CPU = {
         "data.max_length=256",
     ),
     "plain, checkpointing": ("trainer.max_steps=4", PLAIN, "trainer.gradient_checkpointing=true"),
+    "plain, checkpointing, length 1024": (
+        "trainer.max_steps=4",
+        PLAIN,
+        "trainer.gradient_checkpointing=true",
+        "data.max_length=1024",
+    ),
     "plain, full fine-tuning": ("trainer.max_steps=4", "quantization=none", "lora=none"),
 }
 

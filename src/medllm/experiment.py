@@ -37,7 +37,7 @@ from medllm.run_folder import one_failure, read_record_id, write_record_id
 from medllm.stopping import stop
 from medllm.tracking.build import open_record
 from medllm.tracking.lineage import GitState, git_state, hardware, versions
-from medllm.tracking.memory import peak_memory_gib, reset_peak_memory
+from medllm.tracking.memory import peak_memory_gib, reset_peak_memory, return_freed_memory
 from medllm.tracking.record import Opening, Record, flatten
 from medllm.training.arguments import build_arguments
 from medllm.training.callbacks import (
@@ -166,6 +166,8 @@ def _run(
     datasets = build_datasets(conf.data, renderer, effective_batching(conf), conf.seed)
     record_data(datasets, conf, renderer, folder, record)
     decided = _fitted(conf, datasets, is_point)
+    if decided.trainer.gradient_checkpointing:
+        return_freed_memory()
 
     suites = _suites(conf, Renderer(tokenizer.tokenizer, conf.generation.system_prompt), datasets, record)
 
