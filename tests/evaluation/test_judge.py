@@ -252,6 +252,7 @@ def grade(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_script_walks_the_round_trip(server: Server, tmp_path: Path) -> None:
     """Judge by the command line: labelled, shown, exit code 0; a second time there is nothing left to ask."""
     answer(tmp_path)

@@ -20,6 +20,7 @@ def type_(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=folder, env=environment)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(run: Path, tmp_path: Path) -> None:
     """A relative path, a limit; one table, lexicons, power, the gate's word and its exit code."""
     done = type_(

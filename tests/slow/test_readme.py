@@ -20,8 +20,8 @@ def commands() -> list[str]:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
     lines = [re.split(r"\s+#", line)[0].strip() for block in blocks for line in block.splitlines()]
-    # A model that nobody has here, and sweeps that a reader has run: tests/comparison types those.
-    elsewhere = ("/models/", "scripts/compare.py")
+    # A model that nobody has here, and sweeps and artifacts that a reader has made: the tests of those scripts type them.
+    elsewhere = ("/models/", "scripts/compare.py", "artifact=outputs/")
     return [line for line in lines if line.startswith("python ") and not any(part in line for part in elsewhere)]
 
 
