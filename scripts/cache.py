@@ -5,10 +5,8 @@ in 4 or 8 bits). Everything in the cache can be made again; clearing it costs on
 ~/.cache/medllm.
 """
 
-import sys
-
 from medllm.cache import cache_dir, cache_entries, clear_cache
-from medllm.cli import guarded
+from medllm.cli import run_script
 from medllm.errors import ConfigError, Fault
 
 KINDS = ("models", "prepared", "quantized", "samples")
@@ -51,7 +49,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)
-        sys.exit(0)
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    run_script(main, __doc__)

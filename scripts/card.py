@@ -9,9 +9,8 @@ Figures come from the artifact, its run's evaluations and reviews. The card says
 the artifact.
 """
 
-import sys
-
-from medllm.cli import guarded, pop_option
+from medllm.cli import pop_option, run_script
+from medllm.console import tell
 from medllm.errors import ConfigError, Fault
 
 
@@ -27,17 +26,14 @@ def main(arguments: list[str]) -> None:
 
     facts, files = write_cards(located(artifact))
     for path in files:
-        print(f"card      {path}")
-    print(f"review    {facts.status.decision.upper()}: {'; '.join(facts.status.reasons)}")
+        tell("card", path)
+    tell("review", f"{facts.status.decision.upper()}: {'; '.join(facts.status.reasons)}")
     for line in facts.warnings:
-        print(f"warning   {line}")
+        tell("warning", line)
     if facts.missing:
-        print(f"missing   {', '.join(facts.missing)}")
-        print(f"          fill in {facts.run_folder / 'card' / 'card.yaml'} and run this again")
+        tell("missing", ", ".join(facts.missing))
+        tell("", f"fill in {facts.run_folder / 'card' / 'card.yaml'} and run this again")
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)
-        sys.exit(0)
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    run_script(main, __doc__)

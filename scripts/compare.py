@@ -9,11 +9,11 @@ Ranks by held-out loss with intervals by conversations and by seeds, says which 
 setting does, and which is the smallest of the best. Runs that did not finish are listed and never ranked.
 """
 
-import sys
 from pathlib import Path
 
-from medllm.cli import guarded, pop_option
+from medllm.cli import pop_option, run_script
 from medllm.config.store import project_root
+from medllm.console import results_console, tell
 from medllm.errors import ConfigError, Fault
 
 
@@ -66,25 +66,19 @@ def main(arguments: list[str]) -> None:
         raise ConfigError([Fault("", "no such option", a, allowed="sweep=, runs=, winner=, page=") for a in arguments])
     if bool(sweep) == bool(runs):
         raise ConfigError(Fault("", "name either a sweep or runs", allowed="sweep=NAME_OR_FOLDER or runs=FOLDER,..."))
-    from rich.console import Console
-
     from medllm.comparison.report import compare_runs, compare_sweep, print_comparison, write_comparison
     from medllm.comparison.winner import write_winner
 
     folder = find_sweep(sweep) if sweep else Path.cwd()
     comparison = compare_sweep(folder) if sweep else compare_runs(find_runs(runs))
-    plain = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    print_comparison(comparison, plain)
+    print_comparison(comparison, results_console())
     if page and not sweep:
         folder = Path(page).parent
     for path in write_comparison(comparison, folder, Path(page) if page else None)[:1]:
-        print(f"page      {path}")
+        tell("page", path)
     if winner:
-        print(f"winner    {write_winner(comparison, winner)}: python train.py experiment={winner}")
+        tell("winner", f"{write_winner(comparison, winner)}: python train.py experiment={winner}")
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)
-        sys.exit(0)
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    run_script(main, __doc__)

@@ -15,8 +15,9 @@ and in the run record. The same line goes on with an evaluation that was interru
 
 import sys
 
-from medllm.cli import guarded, pop_option
+from medllm.cli import pop_option, run_script
 from medllm.config.compose import load_evaluate_conf
+from medllm.console import results_console, tell
 from medllm.quiet import quiet_libraries
 
 
@@ -32,9 +33,7 @@ def main(arguments: list[str]) -> None:
     shorthand += [f"evaluation.limit={limit}"] if limit else []
     conf = load_evaluate_conf([*shorthand, *arguments])
     quiet_libraries()
-    from rich.console import Console  # heavy imports only after every key, type and range is right
-
-    from medllm.evaluation.gate import EXIT_CODES
+    from medllm.evaluation.gate import EXIT_CODES  # heavy imports only after every key, type and range is right
     from medllm.evaluation.report import record_report, write_report
     from medllm.evaluation.run import evaluate
     from medllm.evaluation.table import print_evaluation
@@ -42,13 +41,10 @@ def main(arguments: list[str]) -> None:
     evaluation, record = evaluate(conf)
     page = write_report(evaluation)
     record_report(evaluation, record)
-    print_evaluation(evaluation, Console(highlight=False, width=None if sys.stdout.isatty() else 180))
-    print(f"report    {page}")
+    print_evaluation(evaluation, results_console(180))
+    tell("report", page)
     sys.exit(EXIT_CODES[evaluation.decision.verdict])
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)
-        sys.exit(0)
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    run_script(main, __doc__)

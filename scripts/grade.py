@@ -10,11 +10,11 @@
 FOLDER is that of the evaluation, with `items.jsonl`. Run scripts/evaluate.py again afterwards to have the scores in its report.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
-from medllm.cli import guarded
+from medllm.cli import run_script
+from medllm.console import results_console, tell
 from medllm.errors import ConfigError, Fault
 
 OPTIONS = {
@@ -40,20 +40,18 @@ def main(arguments: list[str]) -> None:
     if verb == "export":
         sheet = Path(values["sheet"]) if "sheet" in values else None
         sheet, key = grading.export_sheet(folder, sheet, int(values.get("seed", 65)))
-        print(f"sheet     {sheet}\nkey       {key} (not for the raters)")
-        print(f"then      python scripts/grade.py import evaluation={folder} sheet={sheet} rater=NAME")
+        tell("sheet", sheet)
+        tell("key", f"{key} (not for the raters)")
+        tell("then", f"python scripts/grade.py import evaluation={folder} sheet={sheet} rater=NAME")
         return
     if verb == "import":
         taken, unfinished = grading.import_sheet(folder, Path(values["sheet"]), values["rater"])
-        print(
-            f"graded    {taken} answers by {values['rater']}; {unfinished} left out, of which a criterion is not graded"
-        )
+        left_out = f"{unfinished} left out, of which a criterion is not graded"
+        tell("graded", f"{taken} answers by {values['rater']}; {left_out}")
     if verb == "judge":
         _judge(folder, values)
     if verb == "show":
-        grading.add_grades(
-            folder, []
-        )  # an evaluation that began anew has lost the scores, and the grades are still here
+        grading.add_grades(folder, [])  # an evaluation that began anew has lost the scores; the grades are still here
     _show(folder)
 
 
@@ -101,11 +99,10 @@ def _judge(folder: Path, values: dict[str, str]) -> None:
         done = grade_all(
             judge, answers, lambda grades: add_grades(folder, [grades]), lambda count: bar.advance(row, count)
         )
-    print(f"LLM_JUDGE {judge.name} graded {done} answers; {len(answers) - done} could not be read from its replies")
+    tell("LLM_JUDGE", f"{judge.name} graded {done} answers; {len(answers) - done} could not be read from its replies")
 
 
 def _show(folder: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from medllm.evaluation.grading import load_answers, summary
@@ -114,13 +111,10 @@ def _show(folder: Path) -> None:
     for metric, side, count, (value, low, high) in summary(folder):
         table.add_row(metric, side, str(count), f"{value:.3f}", f"{low:.3f} to {high:.3f}")
     if table.row_count:
-        Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(table)
+        results_console(120).print(table)
     else:
-        print(f"ungraded  {len(load_answers(folder))} answers")
+        tell("ungraded", f"{len(load_answers(folder))} answers")
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)
-        sys.exit(0)
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    run_script(main, __doc__)

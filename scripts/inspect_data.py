@@ -4,11 +4,11 @@ Rows in and out per step, identifiers, duplicates, lengths, packing, and samples
 same overrides as train.py and loads no model weights. `page=` writes all of it, with plots and examples, as one HTML file.
 """
 
-import sys
 from pathlib import Path
 
-from medllm.cli import guarded, pop_option
+from medllm.cli import pop_option, run_script
 from medllm.config.compose import load_run_conf
+from medllm.console import tell
 
 
 def inspect(overrides: list[str], show: int, page: str) -> None:
@@ -29,13 +29,15 @@ def inspect(overrides: list[str], show: int, page: str) -> None:
     print_view(view, Console(highlight=False))
     if page:
         Path(page).write_text(html_page(view), encoding="utf-8")
-        print(f"page      {page}")
+        tell("page", page)
+
+
+def main(arguments: list[str]) -> None:
+    """Takes its own options off, and shows."""
+    arguments, show = pop_option(arguments, "show", 3)
+    arguments, page = pop_option(arguments, "page", "")
+    inspect(arguments, show, page)
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)
-        sys.exit(0)
-    arguments, show = pop_option(sys.argv[1:], "show", 3)
-    arguments, page = pop_option(arguments, "page", "")
-    sys.exit(guarded(lambda: inspect(arguments, show, page)))
+    run_script(main, __doc__)

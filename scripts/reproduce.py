@@ -11,12 +11,11 @@
 Overrides choose the model, as with train.py: `model=llama3_8b_instruct quantization=none`. Exit code 1 if an anchor is missed.
 """
 
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from medllm.cli import guarded, pop_option
+from medllm.cli import pop_option, run_script
 from medllm.config.compose import load_run_conf
 from medllm.errors import ConfigError, Fault
 
@@ -111,7 +110,4 @@ def _conf(given: dict[str, str]) -> tuple[Any, str]:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)
-        sys.exit(0)
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    run_script(main, __doc__)

@@ -15,11 +15,11 @@
 Which answer is whose is kept in <name>.key.json, beside the review's folder: do not hand it to raters.
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from medllm.cli import guarded, pop_option
+from medllm.cli import pop_option, run_script
+from medllm.console import results_console, tell
 from medllm.errors import ConfigError, Fault
 
 VERBS = ("create", "export", "import", "report", "approve")
@@ -33,16 +33,15 @@ def create(arguments: list[str]) -> None:
     review = create_review(load_create_review_conf(arguments))
     plan = review.plan
     raters = f"{len(plan.raters)} raters, {len(plan.qualified)} of them qualified"
-    print(f"review    {review.folder}: {plan.num_pairs} pairs, {len(plan.columns)} questions a pair, {raters}")
-    print(f"key       {review.key_path}, SHA-256 {plan.key_sha256}: keep it from raters")
+    tell("review", f"{review.folder}: {plan.num_pairs} pairs, {len(plan.columns)} questions a pair, {raters}")
+    tell("key", f"{review.key_path}, SHA-256 {plan.key_sha256}: keep it from raters")
     same = sum(pair.answers["A"] == pair.answers["B"] for pair in review.pairs)
     if same:
-        print(f"note      in {same} pairs both answers are the same")
+        tell("note", f"in {same} pairs both answers are the same")
     rules = plan.conf.approval
     if plan.num_pairs < rules.min_pairs or len(plan.qualified) < rules.min_raters:
-        print(
-            f"note      it can approve nothing: that takes {rules.min_pairs} pairs and {rules.min_raters} qualified raters"
-        )
+        takes = f"{rules.min_pairs} pairs and {rules.min_raters} qualified raters"
+        tell("note", f"it can approve nothing: that takes {takes}")
 
 
 def export(arguments: list[str]) -> None:
@@ -60,15 +59,15 @@ def export(arguments: list[str]) -> None:
 
         queues = export_queues(review, tracking_uri or store_of(folder))
         for rater, address in queues.items():
-            print(f"queue     {rater}: {address}")
+            tell("queue", f"{rater}: {address}")
         return
     from medllm.review.sheets import export_sheets
 
     written = export_sheets(review)
     for path in written.sheets:
         kept = ", left as it is: it differs from an empty sheet" if path in written.kept else ""
-        print(f"sheet     {path}{kept}")
-    print(f"guide     {written.guide}")
+        tell("sheet", f"{path}{kept}")
+    tell("guide", written.guide)
 
 
 def import_(arguments: list[str]) -> None:
@@ -95,7 +94,7 @@ def import_(arguments: list[str]) -> None:
 
         ratings = read_sheet(review, Path(sheet).expanduser())
     kept = keep(review, ratings)
-    print(f"ratings   {kept.new} new, {kept.changed} changed, {kept.same} as before")
+    tell("ratings", f"{kept.new} new, {kept.changed} changed, {kept.same} as before")
 
 
 def report(arguments: list[str]) -> None:
@@ -103,15 +102,13 @@ def report(arguments: list[str]) -> None:
     arguments, unblind = pop_option(arguments, "unblind", "false")
     folder, name = place(arguments, "unblind=true")
     chosen("unblind", unblind, ("true", "false"))
-    from rich.console import Console
-
     from medllm.review.create import review_folder
     from medllm.review.plan import load_review
     from medllm.review.report import make_report, print_report, write_report
 
     made = make_report(load_review(review_folder(folder, name)), folder, unblind_now=unblind == "true")
-    print_report(made, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
-    print(f"page      {write_report(made)[0]}")
+    print_report(made, results_console())
+    tell("page", write_report(made)[0])
 
 
 def approve(arguments: list[str]) -> None:
@@ -123,7 +120,7 @@ def approve(arguments: list[str]) -> None:
     from medllm.review.report import make_report, write_report
 
     status = decide(folder, name)
-    print(f"{status.decision}" if status.decision != "unreviewed" else "not decided: the artifact stays unreviewed")
+    print(status.decision if status.decision != "unreviewed" else "not decided: the artifact stays unreviewed")
     for reason in status.reasons:
         print(f"  {reason}")
     if status.decision != "unreviewed":
@@ -185,7 +182,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)
-        sys.exit(0)
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    run_script(main, __doc__)

@@ -11,7 +11,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -44,6 +44,14 @@ def launch(main: Callable[[], Any]) -> None:
         main: The decorated function; it calls `run_point`.
     """
     sys.exit(guarded(lambda: _launch(main)))
+
+
+def run_script(main: Callable[[list[str]], None], text: str | None) -> NoReturn:
+    """What a file of `scripts/` does when it is started: `main` behind the gates, or its own text for -h and --help."""
+    if {"-h", "--help"} & set(sys.argv):
+        print(text)
+        sys.exit(0)
+    sys.exit(guarded(lambda: main(sys.argv[1:])))
 
 
 def guarded(action: Callable[[], None]) -> int:

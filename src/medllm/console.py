@@ -1,5 +1,6 @@
-"""The one console: people read it on stderr, so that stdout stays free for programs. Of several ranks 0 alone speaks."""
+"""What people read: the course of things on stderr, on one console of which rank 0 alone speaks; on stdout what came of it."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,16 @@ console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not is_mai
 def say(topic: str, text: str) -> None:
     """One line of what a run or a sweep tells before it begins, its text below that of the others."""
     console.print(f"{topic:<10}{text}", markup=False)
+
+
+def tell(topic: str, text: object) -> None:
+    """One line of what a command wrote or found, on stdout, laid out like those of `say`."""
+    print(f"{topic:<10}{text}")
+
+
+def results_console(width: int = 160) -> Console:
+    """Stdout for tables: as wide as the terminal, or so wide where it is none."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else width)
 
 
 @contextmanager
