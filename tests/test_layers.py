@@ -26,7 +26,7 @@ LAYERS = [
     },
     {"config"},
     {"conversation"},
-    {"data", "models", "tracking", "hub", "plots", "artifact", "help", "run_folder"},
+    {"data", "models", "tracking", "hub", "plots", "pages", "artifact", "help", "run_folder"},
     {"training", "inference", "data_page"},
     {"result", "data_view", "foundation", "guard"},
     {"evaluation"},

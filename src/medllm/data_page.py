@@ -9,15 +9,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from medllm.data.preparation.report import Example, PreparationReport, Step
+from medllm.pages import page_environment
 
 # What keeps the page of a large data set small.
 EXAMPLES_PER_STEP = 3
@@ -229,15 +228,10 @@ def most(counts: dict[str, Any]) -> dict[str, Any]:
 
 def html_page(view: DataView) -> str:
     """One page that needs nothing else: no network, no script."""
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,  # Markup, a subclass, is done
-    )
+    # Markup, a subclass of str, is done.
+    environment = page_environment(finalize=lambda value: visible(value) if type(value) is str else value)
     environment.filters |= {"number": "{:,}".format, "percent": percent, "most": most, "difference": difference}
-    template = environment.from_string(files("medllm").joinpath("data_page.html").read_text("utf-8"))
+    template = environment.get_template("data_page.html")
     return template.render(
         view=view,
         report=view.report,

@@ -2,13 +2,11 @@
 
 import base64
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
-
-from jinja2 import Environment, StrictUndefined
 
 from medllm.comparison.statistics import COSTS, TRAINABLE, Candidate, Comparison
 from medllm.intervals import Interval
+from medllm.pages import page_environment
 
 HEAD = ("candidate", "seeds", "loss", "by conversations", "by seeds", "difference", "its interval")
 COST_HEAD = ("GiB", "s", "trained parameters")
@@ -78,8 +76,7 @@ def headline(comparison: Comparison) -> list[str]:
 
 def html_page(comparison: Comparison, pictures: Sequence[Path]) -> str:
     """One page: no network, no script; pictures are part of it."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("medllm.comparison").joinpath("page.html").read_text("utf-8"))
+    template = page_environment().get_template("comparison/page.html")
     return template.render(
         comparison=comparison,
         headline=headline(comparison),

@@ -2,16 +2,14 @@
 
 import json
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
 
 from medllm.evaluation import table
 from medllm.evaluation.figures import Measured
 from medllm.evaluation.items import digest
 from medllm.evaluation.run import Evaluation
 from medllm.evaluation.suite import Better, Side
+from medllm.pages import page_environment
 
 EXAMPLES = 6  # of a suite
 LONGEST_DETAIL = 4000  # characters
@@ -94,8 +92,7 @@ def _detail(value: Any) -> str:
 
 def html_page(evaluation: Evaluation) -> str:
     """The page; every text in it is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("medllm.evaluation").joinpath("page.html").read_text("utf-8"))
+    template = page_environment().get_template("evaluation/page.html")
     gate = evaluation.conf.evaluation.gate
     margins = {(rule.metric, rule.side.value): rule.margin for rule in gate.in_force().values()}
     names = [suite.name for suite in evaluation.suites]

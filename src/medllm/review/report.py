@@ -7,11 +7,9 @@ every pair, or on demand; from then on no rating is taken.
 import getpass
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +17,7 @@ from rich.text import Text
 from medllm.artifact import write_json
 from medllm.config.review import PREFERRED
 from medllm.intervals import Interval
+from medllm.pages import page_environment
 from medllm.review.agreement import Agreement
 from medllm.review.approval import ReviewStatus, judge, review_status
 from medllm.review.create import now
@@ -107,8 +106,7 @@ def write_report(report: Report) -> list[Path]:
     """Writes `review.json` and `review.html` into the review's folder."""
     folder = report.review.folder
     write_json(folder / REPORT, as_dict(report))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("medllm.review").joinpath("page.html").read_text("utf-8"))
+    template = page_environment().get_template("review/page.html")
     page = template.render(
         report=report,
         plan=report.review.plan,
