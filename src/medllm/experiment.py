@@ -166,10 +166,9 @@ def _run(
     datasets = build_datasets(conf.data, renderer, effective_batching(conf), conf.seed)
     record_data(datasets, conf, renderer, folder, record)
     decided = _fitted(conf, datasets, is_point)
-    if decided.trainer.gradient_checkpointing:
+    if device == "cpu" and decided.trainer.gradient_checkpointing:
         return_freed_memory()
-
-    suites = _suites(conf, Renderer(tokenizer.tokenizer, conf.generation.system_prompt), datasets, record)
+    suites = _suites(conf, inference_renderer, datasets, record)
 
     base = foundation.lend(
         (conf.model, conf.quantization, device, decided.trainer.gradient_checkpointing),

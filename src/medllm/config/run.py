@@ -39,7 +39,7 @@ class RunConf(Conf):
 
     def suite_names(self) -> list[str]:
         """The suites that `trainer.eval_suites` may name."""
-        return [f.name for f in fields(EvaluationConf) if f.name not in ("gate", "guard") and is_dataclass(f.type)]
+        return [f.name for f in fields(EvaluationConf) if f.name != "gate" and is_dataclass(f.type)]
 
 
 @dataclass
