@@ -3,6 +3,7 @@
     ROW             names, or parts of names, of rows (`pair`, `8k_fused`); by default all, the most telling ones first
     --lengths FILE  JSON of [[prompt tokens, all tokens], ...], one pair a dialogue; by default those of the bundled dialogues
     --peers FOLDER  also runs the peers' benchmark kept there (its run_all.py), and prints the ratios to it
+    --peer-jobs ..  those of its jobs, by name and in order, that matter for the rows asked for
     --seconds 590   for everything; what does not fit any more is left out, and said
     --out FOLDER    results.jsonl, the log of each row, the runs' folders
     --tiny          a dry run in minutes, on a CPU
@@ -33,7 +34,7 @@ import yaml
 from benchmarks.cut_dialogues import as_they_are, read_lengths, write_dialogues
 from benchmarks.train_run import TRAIN, end_on_sigterm, rate_of, run, tail
 
-PEER_JOBS = "mkmodel,notebook,unsloth_c,unsloth_a,unsloth_b"
+PEER_JOBS = "mkmodel,unsloth_a,unsloth_b,unsloth_c,notebook"
 # Share of --seconds that the peers may take.
 PEER_SHARE = 0.55
 PAIR = (
@@ -300,6 +301,7 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", metavar="ROW")
     parser.add_argument("--lengths", type=Path)
     parser.add_argument("--peers", type=Path)
+    parser.add_argument("--peer-jobs", default=PEER_JOBS)
     parser.add_argument("--seconds", type=float, default=590)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--tiny", action="store_true")
@@ -338,7 +340,7 @@ def main() -> None:
         limit = (deadline - time.time()) * PEER_SHARE
         given = {"LENGTHS": str(out / "lengths.json"), "OUT": str(out / "peers"), "TOTAL_S": f"{limit:.0f}"}
         given |= {"MODEL": "tiny"} if options.tiny else {}
-        command = [sys.executable, str(options.peers.resolve() / "run_all.py"), PEER_JOBS]
+        command = [sys.executable, str(options.peers.resolve() / "run_all.py"), options.peer_jobs]
         failed, _ = run(command, out / "peers.log", limit + 15, **given)
         print(
             f"peers: {failed or 'done'}; {max(deadline - time.time(), 0):.0f} s left\n{tail(out / 'peers.log')}",

@@ -76,12 +76,7 @@ GPU = {
     "fused, 8k": (*packed(8192), at_most(33)),
     "fused, 8k, bfloat16 weights": (*packed(8192), "quantization=none", at_most(45)),
     "fused, 4k, at most 7.5 GiB": (*packed(4096), LOW, at_most(7.5)),
-    "fused, 8k, at most 7.5 GiB": (
-        *packed(8192),
-        LOW,
-        SMALL_STATES,
-        at_most(7.5),
-    ),
+    "fused, 8k, at most 8 GiB": (*packed(8192), LOW, SMALL_STATES, at_most(8)),
     "plain, 2 dialogues": (*PAIR, PLAIN),
     "plain, 4k": (*packed(4096), PLAIN),
     "plain, 4k, int8": (*packed(4096), PLAIN, "quantization=int8"),

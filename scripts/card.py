@@ -1,4 +1,4 @@
-"""Writes the cards of an artifact: `python scripts/card.py artifact=FOLDER`.
+"""Writes the cards of an artifact: `python scripts/card.py artifact=RUN`.
 
     <run>/card/README.md                the model card of the Hugging Face hub, with its model-index
     <run>/card/applied_model_card.xml   the Applied Model Card v0.2 of the Coalition for Health AI
@@ -18,13 +18,15 @@ def main(arguments: list[str]) -> None:
     """Writes the cards, and says what is missing."""
     arguments, artifact = pop_option(arguments, "artifact", "")
     if arguments:
-        raise ConfigError([Fault("", "no such option", a, allowed="artifact=FOLDER") for a in arguments])
+        raise ConfigError([Fault("", "no such option", a, allowed="artifact=RUN") for a in arguments])
     if not artifact:
-        raise ConfigError(Fault("artifact", "needs a value", fix="artifact=FOLDER of a run, or its artifact/ folder"))
+        raise ConfigError(
+            Fault("artifact", "needs a value", fix="artifact=RUN: its folder, or the id of its run record")
+        )
     from medllm.card.write import write_cards
-    from medllm.review.create import located
+    from medllm.locate import find_artifact
 
-    facts, files = write_cards(located(artifact))
+    facts, files = write_cards(find_artifact(artifact))
     for path in files:
         tell("card", path)
     tell("review", f"{facts.status.decision.upper()}: {'; '.join(facts.status.reasons)}")

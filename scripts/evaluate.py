@@ -1,4 +1,4 @@
-"""Asks a tuned model and its base the same: `python scripts/evaluate.py artifact=FOLDER_OR_RUN_ID [suite=quick] [OVERRIDES]`.
+"""Asks a tuned model and its base the same: `python scripts/evaluate.py artifact=RUN [suite=quick] [OVERRIDES]`.
 
     artifact=outputs/2026-01-31/10-00-00-demo      a run's folder, its artifact/ folder, or the id of its run record
     suite=full                                     an option of conf/evaluation/; quick takes minutes on a laptop

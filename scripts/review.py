@@ -1,4 +1,4 @@
-"""Blinded expert review of an artifact: `python scripts/review.py create|export|import|report|approve artifact=FOLDER name=NAME`.
+"""Blinded expert review of an artifact: `python scripts/review.py create|export|import|report|approve artifact=RUN name=NAME`.
 
     create   artifact=RUN name=first 'raters=[{id:dr_a,role:general practitioner,qualified:true},{id:dr_b,...}]'
              answers=FOLDER     items.jsonl of an evaluation, or its folder; evaluation/quick of the run where not given
@@ -134,8 +134,7 @@ def approve(arguments: list[str]) -> None:
 
 def place(arguments: list[str], others: str) -> tuple[Path, str]:
     """The artifact's folder and the review's name; nothing else may be left."""
-    from medllm.artifact import MANIFEST
-    from medllm.review.create import located
+    from medllm.locate import find_artifact
 
     arguments, artifact = pop_option(arguments, "artifact", "")
     arguments, name = pop_option(arguments, "name", "")
@@ -145,11 +144,7 @@ def place(arguments: list[str], others: str) -> tuple[Path, str]:
             faults.append(Fault(key, "needs a value", fix=f"give it one: {key}=..."))
     if faults:
         raise ConfigError(faults)
-    folder = located(artifact)
-    folder = folder if (folder / MANIFEST).is_file() else folder / "artifact"
-    if not (folder / MANIFEST).is_file():
-        raise ConfigError(Fault("artifact", "is no artifact", artifact, "a run's folder or its artifact/ folder"))
-    return folder, name
+    return find_artifact(artifact), name
 
 
 def chosen(key: str, value: str, allowed: tuple[str, ...]) -> None:

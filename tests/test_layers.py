@@ -27,7 +27,7 @@ LAYERS = [
     {"config"},
     {"conversation"},
     {"data", "models", "tracking", "hub", "plots", "pages", "artifact", "help", "run_folder"},
-    {"training", "inference", "data_page"},
+    {"training", "inference", "data_page", "locate"},
     {"result", "data_view", "foundation", "guard"},
     {"evaluation"},
     {"deposit"},

@@ -3,6 +3,7 @@
 All text in it is untrusted: on its way out it passes `visible` and, into HTML, Jinja's escaping.
 """
 
+import functools
 import math
 import re
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
+from jinja2 import Template
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -226,13 +228,18 @@ def most(counts: dict[str, Any]) -> dict[str, Any]:
     return dict(sorted(counts.items(), key=lambda item: -item[1])[:LIST_ITEMS])
 
 
-def html_page(view: DataView) -> str:
-    """One page that needs nothing else: no network, no script."""
+@functools.cache  # points of a sweep fill it in one after another
+def page_template() -> Template:
+    """Of the page, compiled."""
     # Markup, a subclass of str, is done.
     environment = page_environment(finalize=lambda value: visible(value) if type(value) is str else value)
     environment.filters |= {"number": "{:,}".format, "percent": percent, "most": most, "difference": difference}
-    template = environment.get_template("data_page.html")
-    return template.render(
+    return environment.get_template("data_page.html")
+
+
+def html_page(view: DataView) -> str:
+    """One page that needs nothing else: no network, no script."""
+    return page_template().render(
         view=view,
         report=view.report,
         flow=flow(view),

@@ -11,12 +11,12 @@ import torch
 
 from medllm.artifact import load_artifact
 from medllm.config.compose import load_evaluate_conf
-from medllm.errors import ArtifactError, ConfigError, DataError
+from medllm.errors import ArtifactError, DataError
 from medllm.evaluation.items import ITEMS, Journal
 from medllm.evaluation.report import record_report, results, write_report
 from medllm.evaluation.run import evaluate, run_suites, subject
 from medllm.evaluation.suite import Side
-from medllm.inference.load import LoadedArtifact, find_artifact, open_artifact
+from medllm.inference.load import LoadedArtifact, open_artifact
 from medllm.models.adapter import is_adapter, load_adapter
 from medllm.models.base import build_base_model, build_tokenizer
 from medllm.tracking.record import Record
@@ -246,22 +246,12 @@ def test_data_that_changed_are_not_held_out(run: Path, dialogues: Path, tmp_path
         evaluate(conf_of(run, "evaluation.limit=1"))
 
 
-def test_artifacts_by_folder_and_what_is_none(run: Path, tmp_path: Path) -> None:
-    """A run, its artifact; anything else is told what it is; a damaged one is refused."""
-    conf = conf_of(run)
-    assert (
-        find_artifact(str(run), conf.tracking)
-        == find_artifact(str(run / "artifact"), conf.tracking)
-        == run / "artifact"
-    )
-    with pytest.raises(ConfigError, match=r"has no manifest\.json"):
-        find_artifact(str(tmp_path), conf.tracking)
-    with pytest.raises(ConfigError, match="names no folder and no run record"):
-        find_artifact("0" * 32, conf.tracking)
+def test_a_damaged_artifact_is_refused(run: Path) -> None:
+    """By name, before anything is asked."""
     weights = run / "artifact" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(ArtifactError, match=r"is damaged: adapter_model\.safetensors"):
-        evaluate(conf)
+        evaluate(conf_of(run))
 
 
 @pytest.mark.parametrize(

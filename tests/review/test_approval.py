@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
+from medllm.config.tracking import MlflowConf
 from medllm.errors import ArtifactError, ReviewError
-from medllm.review.approval import DECISIONS, approve, review_status
+from medllm.review.approval import DECISIONS, approve, decision_sha256, review_status
 from medllm.review.plan import Review, load_review
 from medllm.review.ratings import Rating, keep
+from medllm.review.record import record_decision
 from medllm.review.report import make_report, write_report
+from medllm.tracking.build import open_record
+from medllm.tracking.record import Opening
 from tests.review.made import is_tuned, made_review, run_folder, satisfied
 
 RULES = ("review.approval.min_pairs=5", "review.approval.max_harm_fraction=0.5")
@@ -79,6 +84,25 @@ def test_approved(run: Path) -> None:
         "possible harm in 0 of 6 answers: the upper end of the interval, 39.0%, is within the limit of 50.0%"
     )
     assert review_status(run / "artifact").decision == "approved"
+
+
+def test_the_decision_is_tagged_at_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the store that the artifact's configuration names, with its hash; where that does not know the run, it is said."""
+    uri = f"sqlite:///{tmp_path}/runs.db"
+    with open_record(MlflowConf(tracking_uri=uri, artifact_location=str(tmp_path)), Opening("made")) as record:
+        pass
+    run = run_folder(tmp_path / "run", 6, record.id, f"tracking.tracking_uri={uri}")
+    made_review(run, *RULES)
+    rate_all(review_of(run))
+    record_decision(run / "artifact", decide(run))
+    tags = MlflowClient(uri).get_run(record.id).data.tags
+    assert (tags["review.decision"], tags["review.name"]) == ("approved", "first")
+    assert tags["review.decision_sha256"] == decision_sha256(run / "artifact")
+    lost = run_folder(tmp_path / "lost", 6, "0" * 32, f"tracking.tracking_uri={uri}")
+    made_review(lost, *RULES)
+    rate_all(review_of(lost))
+    record_decision(lost / "artifact", decide(lost))
+    assert f"decision not tagged at run {'0' * 32}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

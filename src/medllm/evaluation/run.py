@@ -23,7 +23,8 @@ from medllm.evaluation.subject import ModelSubject
 from medllm.evaluation.suite import Item, Metric, Side, Subject, Suite
 from medllm.evaluation.suites import Around, build_suites
 from medllm.guard.lexicon import load_lexicon
-from medllm.inference.load import LoadedArtifact, find_artifact, open_artifact
+from medllm.inference.load import LoadedArtifact, open_artifact
+from medllm.locate import find_artifact
 from medllm.tracking.build import find_record
 from medllm.tracking.record import Record
 

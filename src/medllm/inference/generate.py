@@ -8,6 +8,7 @@ import torch
 from medllm import ranks
 from medllm.config.generation import GenerationConf
 from medllm.conversation import Conversation, Message, Renderer
+from medllm.models.quantization import dequantized
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def generate(model: Any, renderer: Renderer, conversations: list[Conversation], 
     mask = torch.tensor([[0] * len(f) + [1] * len(p) for f, p in zip(pad, prompts, strict=True)], device=model.device)
     was_training = model.training
     model.eval()
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    devices = [model.device] if model.device.type == "cuda" else []
+    with dequantized(model), torch.random.fork_rng(devices=devices):
         output = model.generate(
             input_ids=input_ids,
             attention_mask=mask,

@@ -12,47 +12,12 @@ from typing import Any
 
 import torch
 
-from medllm.artifact import MANIFEST, Artifact, load_artifact
+from medllm.artifact import Artifact, load_artifact
 from medllm.config.lora import Bias, LoraConf, NoAdapterConf
-from medllm.config.store import rooted
-from medllm.config.tracking import TrackingConf
 from medllm.conversation import Renderer
-from medllm.errors import ConfigError, Fault
 from medllm.models.adapter import load_adapter
 from medllm.models.base import Tokenizer, build_base_model, build_tokenizer, load_full_model, pick_device
 from medllm.models.quantization import dequantized
-from medllm.tracking.build import folder_of_record
-
-
-def find_artifact(text: str, tracking: TrackingConf) -> Path:
-    """The folder of the artifact that a user means.
-
-    Args:
-        text: A run's folder or its `artifact/` folder, relative to where the command was typed or to the project's root; or the
-            id of a run record.
-        tracking: Where the id is looked up.
-
-    Raises:
-        ConfigError: if it names neither.
-    """
-    for folder in (Path(text).expanduser(), rooted(text)):
-        for place in (folder, folder / "artifact"):
-            if (place / MANIFEST).is_file():
-                return place.resolve()
-    for folder in (Path(text).expanduser(), rooted(text)):
-        if folder.exists():
-            problem = f"is no artifact: it has no {MANIFEST}, nor has an artifact/ folder in it"
-            raise ConfigError(
-                Fault("artifact", problem, text, fix="a run that has finished: outputs/<date>/<time>-<name>")
-            )
-    folder_name = folder_of_record(tracking, text)
-    if folder_name:
-        place = rooted(folder_name) / "artifact"
-        if (place / MANIFEST).is_file():
-            return place.resolve()
-        raise ConfigError(Fault("artifact", f"is a run without an artifact: {place} is not there", text))
-    allowed = "a run's folder, its artifact/ folder, or the id of its run record"
-    raise ConfigError(Fault("artifact", "names no folder and no run record", text, allowed=allowed))
 
 
 class LoadedArtifact:
@@ -88,7 +53,7 @@ class LoadedArtifact:
             yield self._keep("tuned" if tuned else "base", self._load_tuned if tuned else self._load_base)
             return
         model = self._keep("tuned", self._load_tuned)
-        with contextlib.nullcontext() if tuned else model.disable_adapter():
+        with dequantized(model), contextlib.nullcontext() if tuned else model.disable_adapter():
             yield model
 
     def _keep(self, name: str, load: Any) -> Any:
@@ -102,8 +67,7 @@ class LoadedArtifact:
 
     def _load_base(self) -> Any:
         conf = self.artifact.conf
-        base = build_base_model(conf.model, conf.quantization, self._tokenizer, self.device).eval()
-        return dequantized(base, conf.quantization) if self.device == "cpu" else base
+        return build_base_model(conf.model, conf.quantization, self._tokenizer, self.device).eval()
 
     def _load_tuned(self) -> Any:
         if not self.artifact.is_adapter:

@@ -1,5 +1,7 @@
 """Builds transformers' quantization config, and proves that the backend runs here."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -40,17 +42,48 @@ def keep_training_layout(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def dequantized(model: Any, conf: QuantizationConf) -> Any:
-    """A 4-bit base with its weights written out once, for inference on a CPU: the same numbers, ten times as fast.
+@contextlib.contextmanager
+def dequantized(model: Any) -> Iterator[None]:
+    """Within it a 4-bit base on a CPU has its weights written out, to be asked: the same numbers, ten times as fast.
 
     bitsandbytes writes every weight out at every forward; a step of generation, which multiplies it with one row, costs next to
-    nothing beside that. The model stays as it is where written weights would take more than half of the memory that is free, or
-    where its layers compute in another precision than its own, so that other numbers would come out.
+    nothing beside that. The model stays as it is where written weights would take more than half of the memory that is free;
+    layers that compute in another precision than the model's own stay too, or other numbers would come out.
+
+    Args:
+        model: A transformers model, with or without an adapter; afterwards its layers are the very ones that they were.
     """
-    if not isinstance(conf, FourBitConf) or getattr(torch, conf.bnb_4bit_compute_dtype.value) is not model.dtype:
-        return model
-    size = model.num_parameters() * model.dtype.itemsize
-    return model.dequantize() if size < psutil.virtual_memory().available / 2 else model
+    places = _slow_layers(model)
+    size = sum(layer.in_features * layer.out_features for *_, layer in places) * model.dtype.itemsize
+    if size > psutil.virtual_memory().available / 2:
+        places = []
+    for parent, name, layer in places:
+        setattr(parent, name, _written_out(layer))
+    try:
+        yield
+    finally:
+        for parent, name, layer in places:
+            setattr(parent, name, layer)
+
+
+def _slow_layers(model: Any) -> list[tuple[torch.nn.Module, str, Any]]:
+    """Parent, name and layer of every 4-bit layer on a CPU that computes in the model's precision."""
+    if model.device.type != "cpu" or not getattr(model, "is_loaded_in_4bit", False):
+        return []
+    from bitsandbytes.nn import Linear4bit
+
+    children = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
+    return [(p, n, c) for p, n, c in children if isinstance(c, Linear4bit) and c.compute_dtype is model.dtype]
+
+
+def _written_out(layer: Any) -> torch.nn.Linear:
+    from bitsandbytes.functional import dequantize_4bit
+
+    linear = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+    weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    linear.weight = torch.nn.Parameter(weight.to(layer.compute_dtype), requires_grad=False)
+    linear.bias = layer.bias
+    return linear.train(layer.training)
 
 
 def backend_fault(conf: QuantizationConf, device: str) -> str:

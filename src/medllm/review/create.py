@@ -10,8 +10,8 @@ from pathlib import Path
 
 from medllm.artifact import MANIFEST, load_artifact, sha256
 from medllm.config.review import LETTERS, CreateReviewConf
-from medllm.config.store import rooted
 from medllm.errors import ConfigError, Fault, ReviewError
+from medllm.locate import find_artifact, located
 from medllm.review.plan import Key, Pair, Plan, Review, key_path, load_review, write_review
 
 SUITE, TUNED, BASE, OTHER = "conversation", "tuned", "base", "other"
@@ -28,7 +28,7 @@ def create_review(conf: CreateReviewConf) -> Review:
         ArtifactError: if the artifact is none or damaged.
         ReviewError: if answers cannot be read.
     """
-    artifact = load_artifact(located(conf.artifact))
+    artifact = load_artifact(find_artifact(conf.artifact))
     folder = review_folder(artifact.folder, conf.name)
     if folder.exists() or key_path(folder).exists():
         raise ConfigError(Fault("name", "there is such a review already", conf.name, fix="choose another name"))
@@ -84,12 +84,6 @@ def draw(items: list[str], count: int, seed: int) -> list[tuple[str, bool]]:
     """
     generator = random.Random(f"medllm review {seed}")
     return [(item, generator.random() < 0.5) for item in generator.sample(items, count)]
-
-
-def located(text: str) -> Path:
-    """A path as it was typed, from where the command was typed; if nothing is there, from the project's root."""
-    typed = Path(text).expanduser()
-    return typed if typed.exists() else rooted(text)
 
 
 def review_folder(artifact_folder: Path, name: str) -> Path:

@@ -77,8 +77,9 @@ class MlflowRecord(Record):
 
     def set_tags(self, tags: dict[str, str]) -> None:
         """Short texts."""
-        for name, value in tags.items():
-            self.client.set_tag(self.id, legal_name(name), value[:8000])
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(self.id, tags=[RunTag(legal_name(name), value[:8000]) for name, value in tags.items()])
 
     def tag(self, name: str) -> str:
         """A tag's text; empty where there is none."""

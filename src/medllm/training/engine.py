@@ -16,7 +16,7 @@ from medllm.errors import ConfigError, DeviceMemoryError, Fault
 from medllm.models.base import pick_device
 from medllm.models.fused.engine import FusedEngine
 from medllm.models.fused.obstacle import obstacle_of_conf, obstacle_of_model
-from medllm.models.fused.plan import GIB, Plan, Sizes, plans
+from medllm.models.fused.plan import GIB, Plan, Sizes, evaluation_bytes, plans
 from medllm.tracking.memory import device_memory_gib, resident_gib
 from medllm.training.metrics import LOGITS_BYTES
 
@@ -115,11 +115,14 @@ def step_plans(conf: RunConf, model: Any, datasets: Datasets, device: str) -> li
 
 
 def _evaluation_bytes(side: Side | None, rows: int, sizes: Sizes) -> int:
-    """Of the logits at supervised positions of the largest batch: as computed, in float32, and once more for the loss."""
+    """Of the largest batch, or of the logits at its supervised positions: as computed, in float32, and once more for the loss."""
     if side is None:
         return 0
     positions = sum(sorted(side.row_sums(side.samples.supervised))[-rows:])
-    return min(positions * sizes.vocabulary * (sizes.element + 8), LOGITS_BYTES)
+    lengths = side.row_sums(side.samples.lengths)
+    tokens = max(lengths) * min(rows, len(lengths))  # padded rows are as long as the longest
+    logits = min(positions * sizes.vocabulary * (sizes.element + 8), LOGITS_BYTES)
+    return max(evaluation_bytes(sizes, tokens), logits)
 
 
 def flat_collator(side: Side, plan: Plan, max_length: int) -> FlatCollator:

@@ -150,11 +150,12 @@ def estimate_memory(conf: RunConf, datasets: Datasets, device: str) -> MemoryEst
     gradients = sum(parameter.numel() * parameter.element_size() for parameter in trained)
     states, during_step = _optimizer_bytes(trained, trainer, device)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *model.buffers()])
+    extra = 0 if device == "cpu" else CUBLAS_BYTES
     if not engine_obstacle(conf, model, device):
         room = device_memory_gib(device) * GIB - weights
         if trainer.max_memory_gib is not None:
             room = min(room, trainer.max_memory_gib * GIB - weights)
-        needs = [needed for _, needed in step_plans(conf, model, datasets, device)]
+        needs = [needed + extra for _, needed in step_plans(conf, model, datasets, device)]
         return MemoryEstimate(weights, next((needed for needed in needs if needed <= room), min(needs)))
     try:
         activations = _activations(model, conf, datasets, device)
@@ -162,7 +163,6 @@ def estimate_memory(conf: RunConf, datasets: Datasets, device: str) -> MemoryEst
         return None
     if trainer.gradient_accumulation_steps > 1:
         activations += gradients
-    extra = 0 if device == "cpu" else CUBLAS_BYTES
     return MemoryEstimate(weights + states, max(activations, gradients + during_step) + extra)
 
 

@@ -138,8 +138,15 @@ def longest(lengths: Sequence[int], rows: int, multiple: int) -> int:
     return -(-sum(sorted(lengths)[-rows:]) // multiple) * multiple
 
 
+def buffer_bytes(sizes: Sizes, keep: Keep, tokens: int) -> int:
+    """Of memory that the longest micro-batch needs and that every further one uses again."""
+    part = min(tokens, MLP_TOKENS) if keep.recomputes_layers else tokens
+    widths = (2 + 2 * sizes.drops) * sizes.features + sizes.qkv + 4 * sizes.border
+    return (tokens * widths + part * sizes.inner) * sizes.element
+
+
 def activation_bytes(sizes: Sizes, keep: Keep, tokens: int) -> int:
-    """Of a micro-batch at its peak."""
+    """Of a micro-batch at its peak, beside the buffers."""
     e = sizes.element
     inputs = sizes.features * e
     attention = (2 * sizes.features + sizes.qkv * (1 + sizes.normed_heads) + sizes.heads + sizes.ranks) * e
@@ -161,13 +168,21 @@ def activation_bytes(sizes: Sizes, keep: Keep, tokens: int) -> int:
     block = tokens * (attention + inputs * (1 + 2 * (keep is Keep.inputs_on_host))) if keep.recomputes_layers else 0
     layer = block + max(mlp, tokens * 6 * sizes.heads * e)
     head = tokens * 3 * inputs + min(HEAD_BYTES, tokens * sizes.vocabulary * e)
-    widths = (2 + 2 * sizes.drops) * sizes.features + sizes.qkv + 4 * sizes.border
-    buffers = tokens * widths * e + part * sizes.inner * e
-    return tokens * sizes.layers * kept + buffers + max(layer, head)
+    return tokens * sizes.layers * kept + max(layer, head)
+
+
+def evaluation_bytes(sizes: Sizes, tokens: int) -> int:
+    """Of an evaluation of so many tokens in a batch, up to the logits: transformers' forward pass of one layer.
+
+    In its MLP an activation, and of a projection the output, the adapter's part and their sum, at the size of F each; the
+    residual stream and its norms; a dequantized weight.
+    """
+    weight = sizes.inner * sizes.features if sizes.quantized else 0
+    return (tokens * 4 * (sizes.inner + sizes.features) + weight) * sizes.element
 
 
 def lasting_bytes(sizes: Sizes, kept_layers: int, state_bytes: float) -> int:
-    """Bytes that training adds to the model and that stay between steps: matrices, gradients and optimizer states.
+    """Bytes that training adds to the model whatever a micro-batch is like: matrices, gradients and optimizer states.
 
     Args:
         sizes: The model's.
@@ -207,7 +222,7 @@ def plans(
         count = rows // size
         reads = READS * count * (1 - kept_layers / sizes.layers) if sizes.quantized else 0
         cost = ARITHMETIC[keep] * mean * rows + DEQUANTIZING * reads + count  # the last decides between equals
-        lasting = lasting_bytes(sizes, kept_layers, state_bytes)
+        lasting = lasting_bytes(sizes, kept_layers, state_bytes) + buffer_bytes(sizes, keep, tokens)
         peak = lasting + activation_bytes(sizes, keep, tokens)
         ranked.append(
             (cost, Plan(keep, kept_layers, sizes.layers, size, count, tokens, multiple, graphs, peak, lasting))

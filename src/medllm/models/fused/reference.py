@@ -7,6 +7,7 @@ Inputs may be views with a row stride; arithmetic is in float32, results are in 
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -173,20 +174,19 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
     return losses
 
 
-def _kept(shape: torch.Size, drop: Dropout) -> tuple[Tensor, float]:
-    """Which elements dropout keeps, and by what they grow: four elements share a random number."""
-    generator = torch.Generator().manual_seed((int(drop.seed) * 1_000_003 + drop.site) % 2**63)
+def _kept(shape: torch.Size, drop: Dropout) -> Tensor:
+    """Which elements dropout keeps, int8. Four share a random number; NumPy draws and compares in half of torch's time."""
     count = shape.numel()
-    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    kept = bits.view(torch.int16)[:count].view(shape) >= drop.limit - 32768
-    return kept, 65536 / (65536 - drop.limit)
+    bits = np.random.SFC64((int(drop.seed) * 1_000_003 + drop.site) % 2**63).random_raw(-(-count // 4))
+    kept = bits.view(np.int16)[:count] >= drop.limit - 32768
+    return torch.from_numpy(kept.view(np.int8)).view(shape)
 
 
 def _dropped(x: Tensor, drop: Dropout) -> Tensor:
     if not drop.p:
         return x
-    kept, growth = _kept(x.shape, drop)
-    return x * kept * growth
+    growth = 65536 / (65536 - drop.limit)
+    return _kept(x.shape, drop).to(x.dtype).mul_(x).mul_(growth)
 
 
 def dropout(x: Tensor, drop: Dropout, out: Tensor) -> None:
