@@ -18,7 +18,7 @@ import sys
 from medllm.cli import pop_option, run_script
 from medllm.config.compose import load_evaluate_conf
 from medllm.console import results_console, tell
-from medllm.quiet import quiet_libraries
+from medllm.libraries import prepare_libraries
 
 
 def main(arguments: list[str]) -> None:
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     shorthand = [f"evaluation={suite}"] if suite else []
     shorthand += [f"evaluation.limit={limit}"] if limit else []
     conf = load_evaluate_conf([*shorthand, *arguments])
-    quiet_libraries()
+    prepare_libraries()
     from medllm.evaluation.gate import EXIT_CODES  # heavy imports only after every key, type and range is right
     from medllm.evaluation.report import record_report, write_report
     from medllm.evaluation.run import evaluate

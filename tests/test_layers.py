@@ -16,7 +16,7 @@ LAYERS = [
         "cache",
         "console",
         "gpus",
-        "quiet",
+        "libraries",
         "ranks",
         "stopping",
         "intervals",

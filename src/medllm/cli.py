@@ -31,7 +31,7 @@ from medllm.console import console
 from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError, PointPrunedError, RankError
 from medllm.gpus import claim_gpu, refuse_sharing
 from medllm.help import help_text
-from medllm.quiet import quiet_libraries
+from medllm.libraries import prepare_libraries
 from medllm.stopping import is_sweeps_child, stop
 
 Value = TypeVar("Value", int, str)
@@ -111,7 +111,7 @@ def _launch(main: Callable[[], Any]) -> None:
         raise ConfigError(Fault("-m", f"a sweep in {ranks.world_size()} processes that train together", fix=fix))
     searchpath = [f"hydra.searchpath=[{arguments.config_dir}]"] if arguments.config_dir else []
     plan = make_plan([*searchpath, *arguments.overrides], multirun=arguments.multirun)
-    quiet_libraries()
+    prepare_libraries()
     from medllm.experiment import check  # imports torch: only after every key, type and range is right
 
     check(plan.points)
@@ -188,7 +188,7 @@ def run_point(config: DictConfig) -> float:
         PointFailedError: in a sweep, if the point failed; it carries a reason and no frames, because Hydra keeps it until
             the sweep ends, and a traceback would keep the point's model.
     """
-    quiet_libraries()  # again, for points in processes of their own
+    prepare_libraries()  # again, for points in processes of their own
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode is RunMode.MULTIRUN

@@ -1,0 +1,28 @@
+"""What the libraries are told before they are imported."""
+
+import logging
+import os
+import sys
+import warnings
+
+# How many kernels torch's CPU library, and torch around it, keep compiled.
+KERNEL_CACHES, KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), "200"
+
+
+def prepare_libraries() -> None:
+    """Silences their advice to developers, and bounds what they keep; what the user's environment says stands.
+
+    Their progress bars stay on a terminal, where loading and downloading take long, and go where a log would fill with
+    them.
+
+    oneDNN compiles a kernel for each new length of a conversation, up to a mebibyte each where the CPU multiplies bfloat16
+    matrices, and keeps 1,024 of them: runs of the bundled model grew by 20 MiB a step (LOG.md). A step needs a few dozen.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name in KERNEL_CACHES:
+        os.environ.setdefault(name, KERNELS)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
