@@ -6,7 +6,7 @@ import sys
 import warnings
 
 # How many kernels torch's CPU library, and torch around it, keep compiled.
-KERNEL_CACHES, KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), "200"
+KERNEL_CACHES, KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), "64"
 
 
 def prepare_libraries() -> None:

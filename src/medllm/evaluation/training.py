@@ -16,7 +16,6 @@ from medllm.evaluation.lexicons import build_lexicons
 from medllm.evaluation.subject import ModelSubject
 from medllm.evaluation.suite import Item, Side, Suite
 from medllm.evaluation.suites import Around, build_suites
-from medllm.models.quantization import dequantized
 from medllm.tracking.record import Record
 
 
@@ -47,11 +46,10 @@ class TrainingSuites:
         model.eval()
         self.newest = {}
         try:
-            with dequantized(model):
-                for suite, items in self.asked:
-                    outcomes: Outcomes = {item.id: outcome for item, outcome in suite.outcomes(subject, items)}
-                    for one in measure(suite.metrics, {Side.tuned: outcomes}):
-                        self.newest[f"eval/{one.metric.name}"] = one.figures[Side.tuned].value
+            for suite, items in self.asked:
+                outcomes: Outcomes = {item.id: outcome for item, outcome in suite.outcomes(subject, items)}
+                for one in measure(suite.metrics, {Side.tuned: outcomes}):
+                    self.newest[f"eval/{one.metric.name}"] = one.figures[Side.tuned].value
         finally:
             model.train(was_training)
         self.record.log_metrics(self.newest, step)

@@ -19,7 +19,6 @@ from medllm.data.collate import MODEL_INPUTS
 from medllm.data.pipeline import Side
 from medllm.errors import NonFiniteError
 from medllm.models.fused.obstacle import FAMILIES
-from medllm.models.quantization import dequantized
 from medllm.run_folder import ConversationLosses
 
 # Of logits that an evaluation has in memory at a time: as computed, in float32, and once more for the loss.
@@ -249,13 +248,12 @@ def evaluate(
     was_training = model.training
     model.eval()
     collected: list[SampleSums] = []
-    with dequantized(model):
-        for batch in batches:
-            moved = {name: value.to(model.device) for name, value in batch.items()}
-            found = token_losses(model, moved)
-            correct = found.correct & found.supervised
-            collected.append(sample_sums(moved, found.positions, found.loss.double(), correct, found.supervised))
-            on_batch()
+    for batch in batches:
+        moved = {name: value.to(model.device) for name, value in batch.items()}
+        found = token_losses(model, moved)
+        correct = found.correct & found.supervised
+        collected.append(sample_sums(moved, found.positions, found.loss.double(), correct, found.supervised))
+        on_batch()
     model.train(was_training)
     loss_sum, right, count = 0.0, 0, 0
     for sums in gather(collected):
