@@ -55,6 +55,7 @@ def test_help_and_cfg(train: Callable[..., Any]) -> None:
     assert "  r: 4\n" in done.stdout
 
 
+@pytest.mark.slow
 def test_cross_field_faults_come_together_before_any_weight(train: Callable[..., Any]) -> None:
     """Rules between groups and of the model's skeleton in one message."""
     done = train("model=tiny_random", "lora=none", "data.max_length=9999", "trainer.fp16=true", "trainer.bf16=true")
@@ -65,6 +66,7 @@ def test_cross_field_faults_come_together_before_any_weight(train: Callable[...,
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_bad_data_is_one_message(train: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path) -> None:
     """A missing column: exit code 1, no traceback, the record says FAILED."""
     (tmp_path / "bad.csv").write_text("frage,antwort\na,b\n")

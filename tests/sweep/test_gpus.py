@@ -40,6 +40,7 @@ def start() -> Any:
     return subprocess.Popen([sys.executable, "-c", CLAIM], text=True, **pipes)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("places")
 def test_processes_take_different_gpus_and_a_third_waits() -> None:
     """It gets the one of a process that was killed."""

@@ -87,6 +87,7 @@ def made(dialogues: Path, folder: Path) -> dict[str, Any]:
     return {"folder": folder, **{name: torch.load(folder / f"{name}.pt") for name in cases}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_take_the_steps_of_one(found: Any, dialogues: Path, tmp_path: Path, case: str) -> None:
     """With the same global batch, whatever computes the step and however the data lies: losses, norms, weights, counts."""
@@ -104,6 +105,7 @@ def test_two_ranks_take_the_steps_of_one(found: Any, dialogues: Path, tmp_path: 
     assert first["loss"] == second["loss"] and first["losses"] == second["losses"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["plain", "fused"])
 def test_a_resumed_run_is_an_uninterrupted_one(found: Any, engine: str) -> None:
     """Bit for bit, each rank with its own dropout."""
@@ -114,6 +116,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(found: Any, engine: str) -> None:
         assert (resumed["tokens"], resumed["supervised"]) == (whole["tokens"], whole["supervised"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["plain", "fused"])
 def test_one_rank_that_diverges_stops_all_before_the_step(found: Any, engine: str) -> None:
     """They name the same step, and hold the same finite weights."""
@@ -126,6 +129,7 @@ def test_one_rank_that_diverges_stops_all_before_the_step(found: Any, engine: st
     )
 
 
+@pytest.mark.slow
 def test_sharded_weights_take_the_steps_of_whole_ones(found: Any, dialogues: Path, tmp_path: Path) -> None:
     """Full fine-tuning whose weights no rank holds alone: as one process, resumable, and saved whole by rank 0."""
     first, second = found["sharded"]
@@ -214,6 +218,7 @@ def test_a_stopped_run_is_saved_by_all_ranks_at_one_step(tiny_overrides: list[st
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_does_not_resume(found: Any, dialogues: Path, tmp_path: Path) -> None:
     """Both numbers are named, and the way out."""
     checkpoint = found["folder"] / "fused-whole" / "checkpoint-2"
