@@ -57,9 +57,9 @@ def dequantized(model: Any) -> Iterator[None]:
     size = sum(layer.in_features * layer.out_features for *_, layer in places) * model.dtype.itemsize
     if size > psutil.virtual_memory().available / 2:
         places = []
-    for parent, name, layer in places:
-        setattr(parent, name, _written_out(layer))
     try:
+        for parent, name, layer in places:
+            setattr(parent, name, _written_out(layer))
         yield
     finally:
         for parent, name, layer in places:
