@@ -49,11 +49,13 @@ class LoadedArtifact:
         Raises:
             ModelError: if the base cannot be found.
         """
-        if not self.is_switched:
-            yield self._keep("tuned" if tuned else "base", self._load_tuned if tuned else self._load_base)
-            return
-        model = self._keep("tuned", self._load_tuned)
-        with dequantized(model), contextlib.nullcontext() if tuned else model.disable_adapter():
+        adapter: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if self.is_switched:
+            model = self._keep("tuned", self._load_tuned)
+            adapter = adapter if tuned else model.disable_adapter()
+        else:
+            model = self._keep("tuned" if tuned else "base", self._load_tuned if tuned else self._load_base)
+        with dequantized(model), adapter:
             yield model
 
     def _keep(self, name: str, load: Any) -> Any:
