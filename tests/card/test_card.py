@@ -321,4 +321,4 @@ def test_scripts_answer_as_documented(tmp_path: Path) -> None:
     card = run_script("card.py", f"artifact={run}")
     assert card.returncode == 0 and "UNREVIEWED" in card.stdout, card.stderr
     assert run_script("card.py").stderr.startswith("medllm: 1 fault in the configuration:\n  artifact: needs a value")
-    assert run_script("card.py", "artifact=nowhere").returncode == 1
+    assert run_script("card.py", "artifact=nowhere").returncode == 2
