@@ -141,10 +141,12 @@ def _run_sweep(main: Callable[[], Any], plan: Plan, overrides: list[str]) -> Non
     from medllm.sweep.identity import sameness_faults
     from medllm.sweep.outlook import outlooks
     from medllm.sweep.run import Sweep
+    from medllm.tracking.build import import_tracker
     from medllm.training.fitting import limit_name
 
     if any(not point.conf.trainer.use_cpu for point in plan.points):
         refuse_sharing(plan.processes)
+    import_tracker(plan.points[0].conf.tracking)  # a point's memory is counted with all libraries
     priced = len(plan.points) if plan.space is None else 1
     prices = outlooks(plan.points[:priced], calibrate=plan.sweep.dry_run, elsewhere=plan.elsewhere)
     prices += outlooks(plan.points[priced:], elsewhere=plan.elsewhere)

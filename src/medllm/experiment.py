@@ -32,12 +32,13 @@ from medllm.models.adapter import attach_adapter, changes_base, count_parameters
 from medllm.models.base import build_base_model, build_tokenizer, is_at_hand, pick_device
 from medllm.models.fused.engine import FusedEngine
 from medllm.models.preflight import preflight_faults
+from medllm.models.quantization import dequantized
 from medllm.result import Result, final_metrics
 from medllm.run_folder import one_failure, read_record_id, write_record_id
 from medllm.stopping import stop
 from medllm.tracking.build import open_record
 from medllm.tracking.lineage import GitState, git_state, hardware, versions
-from medllm.tracking.memory import peak_memory_gib, reset_peak_memory, return_freed_memory
+from medllm.tracking.memory import peak_memory_gib, reset_peak_memory, return_freed_memory, trim_memory
 from medllm.tracking.record import Opening, Record, flatten
 from medllm.training.arguments import build_arguments
 from medllm.training.callbacks import (
@@ -188,6 +189,8 @@ def _run(
     trainable, total = count_parameters(model)
     say_plan(conf, datasets, proof, trainable, total, device)
 
+    if device == "cpu":
+        trim_memory()
     engine = build_engine(decided, model, datasets, device)
     trainer = build_trainer(model, decided, datasets, checkpoints, record, samples, engine)
     if suites is not None:
@@ -284,15 +287,16 @@ def _measure_base(
     trainer = conf.trainer
     key = (conf.model, conf.quantization, conf.data, conf.generation, datasets.batching.name, conf.seed, device)
     flags = (trainer.bf16, trainer.fp16, trainer.per_device_eval_batch_size, datasets.fingerprint)
-    measured = foundation.get(
-        "measured",
-        (*key, *flags),
-        lambda: Measured(
-            proof=prove_labels(datasets, renderer, base),
-            before=_evaluate_base(base, datasets, conf, device),
-            answers=samples.take(base, 0),
-        ),
-    )
+
+    def measure() -> Measured:
+        with dequantized(base):  # there is room for it: training will need more
+            return Measured(
+                proof=prove_labels(datasets, renderer, base),
+                before=_evaluate_base(base, datasets, conf, device),
+                answers=samples.take(base, 0),
+            )
+
+    measured = foundation.get("measured", (*key, *flags), measure)
     samples.put(measured.answers, 0)
     return measured
 

@@ -28,7 +28,7 @@ BETTER = GateConf({"cost": RuleConf(COST.name, demand=Demand.better)})
 )
 def test_not_worse_than_a_margin(of: int, base: int, tuned: int, verdict: Verdict) -> None:
     """The interval of the difference lies on one side of the margin, or the gate does not say."""
-    found = decide(NOT_WORSE, [measured(RATE, hits(base, of), hits(tuned, of))], limited=False)
+    found = decide(NOT_WORSE, [measured(RATE, hits(base, of), hits(tuned, of))])
     assert found.verdict is verdict
     assert RATE.name in found.reasons[0]
 
@@ -39,7 +39,7 @@ def test_not_worse_than_a_margin(of: int, base: int, tuned: int, verdict: Verdic
 def test_better(shift: float, verdict: Verdict) -> None:
     """A loss that must fall: fell, rose, or is the same to the last bit."""
     base = [(float(i % 7), 1.0) for i in range(30)]
-    found = decide(BETTER, [measured(COST, base, [(a + shift, b) for a, b in base])], limited=False)
+    found = decide(BETTER, [measured(COST, base, [(a + shift, b) for a, b in base])])
     assert found.verdict is verdict
 
 
@@ -47,7 +47,7 @@ def test_better_or_not_cannot_be_told() -> None:
     """Half of the items fall, half rise."""
     base = [(3.0, 1.0)] * 30
     tuned = [(3.0 + (-1) ** i, 1.0) for i in range(30)]
-    assert decide(BETTER, [measured(COST, base, tuned)], limited=False).verdict is Verdict.not_enough_data
+    assert decide(BETTER, [measured(COST, base, tuned)]).verdict is Verdict.not_enough_data
 
 
 def test_the_gravest_rule_decides() -> None:
@@ -55,28 +55,27 @@ def test_the_gravest_rule_decides() -> None:
     both = GateConf({**NOT_WORSE.rules, **BETTER.rules})
     base = [(float(i % 7), 1.0) for i in range(400)]
     fell = measured(COST, base, [(a - 1, b) for a, b in base])
-    found = decide(both, [measured(RATE, hits(200, 400), hits(100, 400)), fell], limited=False)
+    found = decide(both, [measured(RATE, hits(200, 400), hits(100, 400)), fell])
     assert found.verdict is Verdict.dont_ship
     assert len(found.reasons) == 1
-    found = decide(both, [fell], limited=False)
+    found = decide(both, [fell])
     assert found.verdict is Verdict.not_enough_data
     assert found.reasons == [f"{RATE.name}: not measured on the tuned side"]
-    assert (
-        decide(
-            GateConf({"rate": RuleConf(RATE.name, demand=Demand.nothing), **BETTER.rules}), [fell], limited=False
-        ).verdict
-        is Verdict.ship
-    )
+    either = RuleConf(RATE.name, demand=Demand.nothing)
+    assert decide(GateConf({"rate": either, **BETTER.rules}), [fell]).verdict is Verdict.ship
 
 
 def test_what_is_limited_never_ships() -> None:
     """Nor does a gate without rules."""
     same = measured(RATE, hits(200, 400), hits(200, 400))
-    found = decide(NOT_WORSE, [same], limited=True)
+    found = decide(NOT_WORSE, [same], limits=["limit=3"])
     assert found.verdict is Verdict.not_enough_data
-    assert "evaluation.limit" in found.reasons[-1]
-    assert decide(NOT_WORSE, [measured(RATE, hits(200, 400), hits(50, 400))], limited=True).verdict is Verdict.dont_ship
-    assert decide(GateConf(), [same], limited=False).verdict is Verdict.not_enough_data
+    assert "limit=3" in found.reasons[-1]
+    assert (
+        decide(NOT_WORSE, [measured(RATE, hits(200, 400), hits(50, 400))], limits=["limit=3"]).verdict
+        is Verdict.dont_ship
+    )
+    assert decide(GateConf(), [same]).verdict is Verdict.not_enough_data
 
 
 def test_exit_codes_tell_apart() -> None:

@@ -11,6 +11,9 @@ import torch
 
 from medllm.artifact import load_artifact
 from medllm.config.compose import load_evaluate_conf
+from medllm.config.evaluation import EvaluationConf
+from medllm.config.evaluation.knowledge import KnowledgeConf
+from medllm.config.evaluation.rubric import RubricConf
 from medllm.errors import ArtifactError, DataError
 from medllm.evaluation.items import ITEMS, Journal
 from medllm.evaluation.report import record_report, results, write_report
@@ -175,7 +178,7 @@ def test_limits_are_stamped(run: Path) -> None:
     evaluation, _ = evaluate(conf_of(run, "evaluation.limit=3"))
     page = write_report(evaluation).read_text()
     assert results(evaluation)["limited"] is True
-    assert "LIMITED to 3 items" in page
+    assert "LIMITED by limit=3" in page
     assert evaluation.decision.verdict.value != "ship"
 
 
@@ -302,3 +305,10 @@ def test_a_suite_that_answers_nothing_is_a_defect(run: Path, tmp_path: Path) -> 
         run_suites(
             [suite], {"made": suite.items()}, journal, lambda side: subject(loaded, conf_of(run).evaluation, side)
         )
+
+
+def test_limits_of_single_suites_count_where_they_are_asked() -> None:
+    """What leaves items out is named as it is typed."""
+    rubric = RubricConf(enabled=True, limit=2)
+    assert EvaluationConf(name="quick", limit=3, rubric=rubric).limits() == ["limit=3", "rubric.limit=2"]
+    assert EvaluationConf(name="quick", knowledge=KnowledgeConf(enabled=False, limit=5)).limits() == []

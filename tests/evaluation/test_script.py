@@ -35,7 +35,7 @@ def test_from_the_command_line(run: Path, tmp_path: Path) -> None:
     for expected in (
         "tuned - base",
         "held-out loss",
-        "LIMITED to 3 items",
+        "LIMITED by limit=3",
         "lexicon   empathy v1: precision",
         "power     conversation/loss:",
         "gate      not enough data",

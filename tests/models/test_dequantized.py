@@ -8,6 +8,8 @@ import torch
 from medllm.config.compose import load_run_conf
 from medllm.models.adapter import attach_adapter
 from medllm.models.base import build_base_model, build_tokenizer
+from medllm.models.fused.layer import Keep
+from medllm.models.fused.step import FusedStep
 from medllm.models.quantization import dequantized
 
 FLOAT32 = ("model.dtype=float32", "quantization.bnb_4bit_compute_dtype=float32")
@@ -70,3 +72,20 @@ def test_layers_that_would_compute_otherwise_stay(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
     with dequantized(model):
         assert layer_types(model) == {"Linear4bit"}
+
+
+def test_what_the_engine_holds_written_out_is_lent() -> None:
+    """Its memory and no other, as long as it holds it; the same numbers come out."""
+    model = adapted(*FLOAT32)
+    before = logits(model)
+    step = FusedStep(model, keep=Keep.everything, kept_layers=1, max_tokens=64, max_length=64)
+    matrices = {projection.matrix.data_ptr() for projection in step.work.projections if projection.matrix is not None}
+    with dequantized(model, anew=False):
+        assert layer_types(model) == {"Linear", "Linear4bit"}  # it holds one layer of two
+        lent = [m for name, m in model.named_modules() if name.endswith("base_layer") and type(m) is torch.nn.Linear]
+        assert matrices <= {layer.weight.data_ptr() for layer in lent}
+        assert torch.allclose(logits(model), before, atol=1e-5)
+    step.release()
+    with dequantized(model, anew=False):
+        assert layer_types(model) == {"Linear4bit"}
+    assert torch.equal(logits(model), before)

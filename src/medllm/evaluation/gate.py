@@ -101,13 +101,13 @@ def rule_faults(conf: GateConf, suites: Sequence[Suite]) -> None:
         raise ConfigError(faults)
 
 
-def decide(conf: GateConf, measured: Sequence[Measured], *, limited: bool) -> Decision:
+def decide(conf: GateConf, measured: Sequence[Measured], limits: Sequence[str] = ()) -> Decision:
     """Applies every rule.
 
     Args:
         conf: Rules.
         measured: All metrics of all suites.
-        limited: Whether items were left out, so that nothing may ship on it.
+        limits: Settings that left items out, so that nothing may ship on it.
     """
     by_name = {one.metric.name: one for one in measured}
     rules = list(conf.in_force().values())
@@ -116,8 +116,8 @@ def decide(conf: GateConf, measured: Sequence[Measured], *, limited: bool) -> De
     found = {judgement.verdict for judgement in judgements}
     if not rules:
         notes.append("the gate has no rules")
-    if limited:
-        notes.append("items were left out by evaluation.limit")
+    if limits:
+        notes.append(f"items were left out by {', '.join(limits)}")
     for verdict in (Verdict.dont_ship, Verdict.not_enough_data):
         if verdict in found:
             return Decision(verdict, judgements, notes)

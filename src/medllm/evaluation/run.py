@@ -67,8 +67,8 @@ class Evaluation:
 
     @property
     def limited(self) -> bool:
-        """Whether items were left out by `evaluation.limit`."""
-        return self.conf.evaluation.limit is not None
+        """Whether a setting left items out."""
+        return bool(self.conf.evaluation.limits())
 
 
 def evaluate(conf: EvaluateConf) -> tuple[Evaluation, Record]:
@@ -125,7 +125,7 @@ def evaluate(conf: EvaluateConf) -> tuple[Evaluation, Record]:
         prompts={name: {i.id: i.conversation.messages[-1].content for i in items} for name, items in asked.items()},
         outcomes=shown,
         measured=measured,
-        decision=decide(conf.evaluation.gate, measured, limited=conf.evaluation.limit is not None),
+        decision=decide(conf.evaluation.gate, measured, limits=conf.evaluation.limits()),
         lexicons=validities(lexicons),
     )
     run = loaded.artifact

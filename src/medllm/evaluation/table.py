@@ -69,7 +69,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     sides = evaluation.sides
     title = f"{evaluation.conf.evaluation.name}: base against tuned, 95 % intervals, * beyond noise"
     if evaluation.limited:
-        title += f" - LIMITED to {evaluation.conf.evaluation.limit} items a suite, not comparable"
+        title += f" - LIMITED by {', '.join(evaluation.conf.evaluation.limits())}, not comparable"
     table = Table(title=Text(title), title_justify="left")
     table.add_column("metric", overflow="fold")
     table.add_column("n", justify="right")

@@ -10,6 +10,9 @@ import torch
 from medllm.config.quantization import FourBitConf, Int8Conf, NoQuantizationConf, QuantizationConf
 from medllm.errors import ModelError
 
+# Where a 4-bit layer has its weights written out, (out_features, in_features), while the fused engine holds them.
+WRITTEN = "written_weight"
+
 
 def build_quantization_config(conf: QuantizationConf) -> Any:
     """A `BitsAndBytesConfig`, or None where the base stays unquantized."""
@@ -43,20 +46,23 @@ def keep_training_layout(model: Any) -> None:
 
 
 @contextlib.contextmanager
-def dequantized(model: Any) -> Iterator[None]:
+def dequantized(model: Any, *, anew: bool = True) -> Iterator[None]:
     """Within it a 4-bit base on a CPU has its weights written out, to be asked: the same numbers, ten times as fast.
 
     bitsandbytes writes every weight out at every forward; a step of generation, which multiplies it with one row, costs next to
-    nothing beside that. The model stays as it is where written weights would take more than half of the memory that is free;
-    layers that compute in another precision than the model's own stay too, or other numbers would come out.
+    nothing beside that. Weights that the fused engine holds written out are taken from there. The model stays as it is where new
+    ones would take more than half of the memory that is free; layers that compute in another precision than the model's own stay
+    too, or other numbers would come out.
 
     Args:
         model: A transformers model, with or without an adapter; afterwards its layers are the very ones that they were.
+        anew: Whether weights are written out that nobody holds, which takes memory.
     """
     places = _slow_layers(model)
-    size = sum(layer.in_features * layer.out_features for *_, layer in places) * model.dtype.itemsize
-    if size > psutil.virtual_memory().available / 2:
-        places = []
+    new = [layer for *_, layer in places if not hasattr(layer, WRITTEN)]
+    size = sum(layer.in_features * layer.out_features for layer in new) * model.dtype.itemsize
+    if new and (not anew or size > psutil.virtual_memory().available / 2):
+        places = [place for place in places if hasattr(place[-1], WRITTEN)]
     try:
         for parent, name, layer in places:
             setattr(parent, name, _written_out(layer))
@@ -80,7 +86,9 @@ def _written_out(layer: Any) -> torch.nn.Linear:
     from bitsandbytes.functional import dequantize_4bit
 
     linear = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-    weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    weight = getattr(layer, WRITTEN, None)
+    if weight is None:
+        weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
     linear.weight = torch.nn.Parameter(weight.to(layer.compute_dtype), requires_grad=False)
     linear.bias = layer.bias
     return linear.train(layer.training)

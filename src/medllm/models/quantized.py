@@ -6,6 +6,7 @@ Quantizing 8 billion weights reads 16 GB at every start; what comes of it takes 
 computation, bit for bit the same.
 """
 
+import gc
 import hashlib
 import json
 import shutil
@@ -81,6 +82,8 @@ def kept_quantized(
         if not ranks.is_main():  # transformers writes nothing there
             raise _NotKeptError("rank 0 could not keep it")
         _keep(made[0], folder)
+        made.clear()  # loaded again below: what was just quantized keeps the base's own files in memory
+        gc.collect()
 
     try:
         with ranks.main_first():

@@ -9,6 +9,15 @@ from medllm.errors import TrackingError
 from medllm.tracking.record import Opening, Record
 
 
+def import_tracker(conf: TrackingConf) -> None:
+    """Imports what `open_record` will need, which takes a second and 0.1 GiB."""
+    if isinstance(conf, MlflowConf):
+        import mlflow
+
+        if not conf.tracking_uri.startswith("http"):
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
 @contextlib.contextmanager
 def open_record(conf: TrackingConf, opening: Opening) -> Iterator[Record]:
     """Opens a run's record and closes it with the truth: FINISHED, FAILED with the traceback, or KILLED.
@@ -21,7 +30,7 @@ def open_record(conf: TrackingConf, opening: Opening) -> Iterator[Record]:
     if isinstance(conf, NoTrackingConf):
         yield Record()
     elif isinstance(conf, MlflowConf):
-        from medllm.tracking.mlflow_record import open_mlflow_record  # imports mlflow, which takes a second
+        from medllm.tracking.mlflow_record import open_mlflow_record
 
         with open_mlflow_record(conf, opening) as record:
             yield record

@@ -22,6 +22,7 @@ from medllm.data.pipeline import Datasets
 from medllm.data.shares import EvenOrder, WithBlank, held_out_batches
 from medllm.errors import ConfigError, Fault
 from medllm.models.fused.engine import FusedEngine
+from medllm.models.quantization import dequantized
 from medllm.run_folder import ConversationLosses
 from medllm.training.checkpoint import checkpoints, rotate, seal
 from medllm.training.engine import flat_collator
@@ -247,7 +248,8 @@ class MedTrainer(Trainer):
 
         collected: list[SampleSums] = []
         device = str(self.args.device)
-        with precision(device, bf16=self.conf.bf16, fp16=self.conf.fp16):
+        autocast = precision(device, bf16=self.conf.bf16, fp16=self.conf.fp16)
+        with autocast, dequantized(self.model, anew=False):
             metrics = evaluate(
                 self.model,
                 dataloader,

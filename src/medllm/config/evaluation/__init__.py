@@ -44,6 +44,14 @@ class EvaluationConf(Conf):
     rubric: RubricConf = field(default_factory=RubricConf)
     gate: GateConf = field(default_factory=GateConf)
 
+    def limits(self) -> list[str]:
+        """Settings that leave out items which a suite has, as they are typed."""
+        found = {"limit": self.limit}
+        for name, suite in (("knowledge", self.knowledge), ("rubric", self.rubric)):
+            if suite.enabled:
+                found[f"{name}.limit"] = suite.limit
+        return [f"{name}={limit}" for name, limit in found.items() if limit is not None]
+
     def faults(self) -> list[Fault]:
         """A name is a folder's."""
         if not self.name.replace("-", "").replace("_", "").isalnum():

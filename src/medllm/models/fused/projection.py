@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from medllm.models.fused.reference import Tensor
+from medllm.models.quantization import WRITTEN
 
 # Borders are filled up to this many columns, so that rows stay aligned to 128 bytes in 16 bit.
 ALIGNMENT = 64
@@ -161,14 +162,19 @@ class Projection:
         """Keeps M; weights that are not quantized live there from now on, so that there is one of each."""
         self.write(matrix, dequantize)
         self.matrix = matrix
-        if not self.quantized:
-            for part in self.parts:
-                part.base.weight.data = matrix[part.rows, : self.features]
+        for part in self.parts:
+            weight = matrix[part.rows, : self.features]
+            if self.quantized:
+                setattr(part.base, WRITTEN, weight)
+            else:
+                part.base.weight.data = weight
 
     def move_out(self) -> None:
         """Lets M go; weights that lived there get memory of their own."""
-        if self.matrix is not None and not self.quantized:
-            for part in self.parts:
+        for part in self.parts if self.matrix is not None else []:
+            if self.quantized:
+                delattr(part.base, WRITTEN)
+            else:
                 part.base.weight.data = part.base.weight.data.contiguous()
         self.matrix = None
 
