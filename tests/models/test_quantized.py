@@ -13,7 +13,6 @@ import torch
 from medllm.cache import cache_entries, clear_cache
 from medllm.config.compose import load_run_conf
 from medllm.config.run import RunConf
-from medllm.models import base
 from medllm.models.adapter import attach_adapter, load_adapter, save_model
 from medllm.models.base import Tokenizer, build_base_model, build_tokenizer
 from medllm.models.quantized import quantized_key
@@ -70,7 +69,7 @@ def entries() -> list[Path]:
 def fresh_and_kept(run: RunConf, tokenizer: Tokenizer | None = None) -> tuple[Any, Any]:
     """The model as it is quantized, and as it is loaded from what was kept, by the process that kept it and by the next."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "kept_quantized", lambda key, name, how, quantize, load: quantize())
+        patch.setattr("medllm.models.base.kept_quantized", lambda key, name, how, quantize, load: quantize())
         fresh = base_of(run, tokenizer)
     assert entries() == []
     assert base_of(run, tokenizer).hf_quantizer.pre_quantized
