@@ -34,7 +34,7 @@ LAYERS = [
     {"experiment", "summary"},
     {"comparison"},
     {"sweep", "review"},
-    {"card"},
+    {"card", "chat"},
     {"cli"},
 ]
 ONLY_IN = {

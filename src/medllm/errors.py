@@ -9,6 +9,7 @@
     ├── NonFiniteError     loss or gradient is NaN or infinite; raised before the optimizer step
     ├── ArtifactError      an artifact folder is damaged or incomplete
     ├── ReviewError        an expert review cannot go on: its files are damaged, or its sides are known
+    ├── ChatError          a message does not fit, or a saved chat cannot be read or written
     ├── TrackingError      the run record cannot be written
     ├── RankError          another process of the run failed, and this one with it
     ├── JudgeError         the model that judges answers cannot be reached, or refuses
@@ -100,6 +101,10 @@ class ArtifactError(MedLLMError):
 
 class ReviewError(MedLLMError):
     """A review's files are damaged or incomplete, or it does not allow what was asked of it."""
+
+
+class ChatError(MedLLMError):
+    """A message does not fit, or a saved chat cannot be read or written; the chat goes on."""
 
 
 class TrackingError(MedLLMError):

@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from medllm.config.chat import ChatConf
 from medllm.config.conf import Conf
 from medllm.config.evaluation import EvaluateConf
 from medllm.config.review import CreateReviewConf
@@ -20,7 +21,7 @@ from medllm.config.validate import explain, to_conf, to_run_conf
 from medllm.errors import ConfigError, Fault
 
 # What each file at the head of `conf/` composes.
-ROOTS: dict[str, type] = {"train": RootConf, "evaluate": EvaluateConf, "review": CreateReviewConf}
+ROOTS: dict[str, type] = {"train": RootConf, "evaluate": EvaluateConf, "review": CreateReviewConf, "chat": ChatConf}
 
 
 def compose_config(
@@ -75,6 +76,16 @@ def load_create_review_conf(overrides: list[str], config_dir: Path | None = None
     """
     config = compose_config(overrides, config_dir, config_name="review")
     return to_conf(config, CreateReviewConf, CreateReviewConf)
+
+
+def load_chat_conf(overrides: list[str], config_dir: Path | None = None) -> ChatConf:
+    """What `python scripts/chat.py` is to do, composed and checked.
+
+    Raises:
+        ConfigError: with every fault found.
+    """
+    config = compose_config(overrides, config_dir, config_name="chat")
+    return to_conf(config, ChatConf, ChatConf)
 
 
 def resolved(conf: Conf) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from medllm.config import (
+    chat,
     data,
     evaluation,
     generation,
@@ -100,6 +101,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(group="schema", name="run", node=run.RootConf)
     store.store(group="schema", name="evaluate", node=evaluation.EvaluateConf)
+    store.store(group="schema", name="chat", node=chat.ChatConf)
     store.store(group="schema", name="create_review", node=review.CreateReviewConf)
     for group, kinds in SCHEMAS.items():
         for kind, schema in kinds.items():

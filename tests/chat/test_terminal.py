@@ -1,0 +1,241 @@
+"""The chat as it is typed: commands, guard, comparison, interruption."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from medllm.chat.speaker import Speaker
+from medllm.chat.terminal import Terminal, answering
+from medllm.config.compose import load_chat_conf
+from medllm.conversation import Conversation, Message
+from medllm.inference.generate import generate
+from medllm.inference.load import open_artifact
+from tests.conftest import ROOT
+
+
+class Typed:
+    """A terminal whose user types these lines."""
+
+    def __init__(self, run: Path, *overrides: str):
+        # A model of random weights repeats one token that is no text, unless it may not.
+        own = [f"artifact={run}", "use_cpu=true", "tracking=none", "generation.repetition_penalty=5"]
+        self.conf = load_chat_conf([*own, *overrides])
+        self.speaker = Speaker(self.conf, open_artifact(run, use_cpu=True))
+        self.screen = io.StringIO()
+        self.lines: list[str] = []
+        self.terminal = Terminal(
+            self.speaker,
+            Console(file=self.screen, width=200),
+            self.read,
+            compare=self.conf.compare,
+            status=answering(self.speaker.loaded.artifact),
+        )
+
+    def read(self) -> str:
+        """The next line."""
+        if not self.lines:
+            raise EOFError
+        return self.lines.pop(0)
+
+    def type(self, *lines: str) -> str:
+        """What was shown for these."""
+        self.lines += lines
+        start = len(self.screen.getvalue())
+        self.terminal.run(self.conf.filled_notice)
+        return self.screen.getvalue()[start:]
+
+    @property
+    def said(self) -> list[tuple[str, str]]:
+        """The conversation so far."""
+        return [(message.role, message.content) for message in self.terminal.history.messages]
+
+
+def visible(text: str) -> str:
+    """What a terminal is given of a text: no control characters."""
+    return re.sub("[\a\b\v\f\r]", "", text)
+
+
+@pytest.fixture
+def chat(run: Path) -> Iterator[Typed]:
+    """With the rules of the guard."""
+    typed = Typed(run, "guard=rules_only", "guard.emergency_number=112", "generation.max_new_tokens=6")
+    yield typed
+    typed.speaker.close()
+
+
+def test_the_notice_comes_first_and_says_unreviewed(chat: Typed) -> None:
+    """Before anything is typed."""
+    shown = chat.type()
+    assert shown.startswith("You are writing with a computer program, not with a doctor")
+    assert "call 112" in shown.splitlines()[0] + shown.splitlines()[1]
+    assert "UNREVIEWED" in shown
+
+
+def test_answers_are_those_of_generate(chat: Typed) -> None:
+    """What is streamed is what is kept, and the tuned model's greedy answer, in every turn."""
+    shown = chat.type("I have a cough.", "And now?")
+    (_, first), (_, answer), (_, second), (_, last) = chat.said
+    assert (first, second) == ("I have a cough.", "And now?")
+    loaded = chat.speaker.loaded
+    with loaded.model(tuned=True) as model:
+        asked = [Conversation((Message("user", first),)), Conversation(tuple(chat.terminal.history.messages[:3]))]
+        expected = [generate(model, loaded.renderer, [c], chat.speaker.generation)[0].text for c in asked]
+    assert [answer, last] == expected
+    assert visible(answer) in shown and visible(last) in shown
+    assert not model.training and next(iter(model.parameters())).grad is None
+
+
+def test_undo_reset_retry(chat: Typed) -> None:
+    """Each does what it says; retry draws by chance where the same would come."""
+    chat.type("one", "two", "/undo")
+    assert [content for role, content in chat.said if role == "user"] == ["one"]
+    assert "words are drawn by chance" in chat.type("/retry")
+    assert [content for role, content in chat.said if role == "user"] == ["one"]
+    chat.type("/reset")
+    assert chat.said == []
+    assert "nothing to answer again" in chat.type("/retry")
+    assert "nothing to take back" in chat.type("/undo")
+
+
+def test_the_system_prompt_can_be_set(chat: Typed) -> None:
+    """It stands in front of the conversation, and goes back to the artifact's."""
+    assert "Answer in verse." in chat.type("/system Answer in verse.")
+    assert chat.terminal.history.conversation.messages[0] == Message("system", "Answer in verse.")
+    chat.type("/system default")
+    assert chat.terminal.history.conversation.messages == ()
+
+
+def test_saved_and_loaded(chat: Typed, tmp_path: Path) -> None:
+    """Across a reset."""
+    chat.type("one", f"/save {tmp_path}/chat.json")
+    said = chat.said
+    chat.type("/reset", f"/load {tmp_path}/chat.json")
+    assert chat.said == said and len(said) == 2
+    assert "is there already" in chat.type(f"/save {tmp_path}/chat.json")
+    assert "needs the name of a file" in chat.type("/save")
+
+
+def test_unknown_commands_are_refused(chat: Typed) -> None:
+    """And never sent to the model."""
+    assert "/undoo: no such command" in chat.type("/undoo")
+    assert chat.said == []
+
+
+def test_an_emergency_is_answered_by_the_guard_first(chat: Typed) -> None:
+    """Before the first token; over the whole conversation, and shorter where nothing new is said."""
+    shown = chat.type("I have crushing chest pain and I am sweating.", "What else can I do?")
+    assert "This may be an emergency. Call 112 now" in shown
+    assert "What I wrote above still holds" in shown
+    assert "I am a computer program and can be wrong" in shown
+    assert all("112" not in content for _, content in chat.said)  # the guard's words are no turn of the conversation
+
+
+def test_base_and_tuned_side_by_side(run: Path) -> None:
+    """One model in memory; the base's answer is that of the adapter switched off, and the tuned one is kept."""
+    chat = Typed(run, "guard=none", "compare=true", "generation.max_new_tokens=6")
+    shown = chat.type("I have a cough.")
+    loaded = chat.speaker.loaded
+    asked = [Conversation((Message("user", "I have a cough."),))]
+    answers = {}
+    for tuned in (False, True):
+        with loaded.model(tuned=tuned) as model:
+            answers[tuned] = generate(model, loaded.renderer, asked, chat.speaker.generation)[0].text
+    assert answers[False] != answers[True]
+    base, tuned = visible(answers[False]), visible(answers[True])
+    assert shown.index("\nbase\n") < shown.index(base) < shown.index("\ntuned\n") < shown.rindex(tuned)
+    assert chat.said[1] == ("assistant", answers[True])
+    assert len(loaded._kept) == 1
+    chat.type("/compare", "/undo", "I have a cough.")
+    assert chat.said[1] == ("assistant", answers[True])
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_chat(chat: Typed) -> None:
+    """What was written until then stays in the conversation; the next message is answered."""
+    write, pieces = chat.terminal._write, []
+
+    def interrupted(text: str) -> None:
+        if not pieces:
+            os.kill(os.getpid(), signal.SIGINT)
+        pieces.append(text)
+        write(text)
+
+    chat.terminal._write = interrupted  # type: ignore[method-assign]
+    chat.speaker.generation.max_new_tokens = 60
+    shown = chat.type("one")
+    assert "stopped" in shown
+    assert chat.said[0] == ("user", "one") and 0 < len(chat.said[1][1].split()) < 30
+    chat.terminal._write = write  # type: ignore[method-assign]
+    chat.speaker.generation.max_new_tokens = 6
+    chat.type("two")
+    assert chat.said[-2] == ("user", "two")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_long_conversations_are_cut_with_a_notice(chat: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole turns leave the model's view, and nothing leaves the history; what is too long by itself is refused."""
+    monkeypatch.setattr(chat.speaker, "context", 140)
+    shown = chat.type(*[f"message {i} of some length" for i in range(6)])
+    assert "the model no longer reads the oldest 1 of these turns" in shown
+    assert len(chat.said) == 12
+    shown = chat.type("word " * 200)
+    assert "the model reads 134 in front of an answer" in shown
+    assert len(chat.said) == 12
+
+
+def test_the_model_gives_its_opinion_of_what_does_not_fit(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard asks about the end of a long conversation, instead of failing."""
+    chat = Typed(run, "generation.max_new_tokens=4")
+    monkeypatch.setattr(chat.speaker, "context", 160)
+    verdict = chat.speaker.screen(Conversation((Message("user", "my head hurts " * 200),)))
+    assert verdict.opinion is not None
+
+
+def test_the_artifacts_defaults_count(run: Path) -> None:
+    """But for what is typed."""
+    chat = Typed(run, "guard=none", "generation.temperature=0.3")
+    own = chat.speaker.loaded.artifact.conf.generation
+    assert chat.speaker.generation.temperature == 0.3
+    assert chat.speaker.generation.max_new_tokens == own.max_new_tokens
+    torch.manual_seed(0)
+
+
+@pytest.mark.slow
+def test_from_the_command_line(run: Path, tmp_path: Path) -> None:
+    """Piped lines, an unrelated folder; and what is wrong is told without a traceback."""
+
+    def script(*arguments: str, lines: str = "") -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, str(ROOT / "scripts" / "chat.py"), *arguments]
+        return subprocess.run(command, input=lines, capture_output=True, text=True, timeout=200, cwd=tmp_path)
+
+    done = script("artifact=run", "use_cpu=true", "tracking=none", lines="I have a cough.\n/undo\n/quit\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("You are writing with a computer program") and "taken back" in done.stdout
+    for arguments, expected in (
+        ([], "artifact: needs a value"),
+        (["artifact=none"], "artifact=none: names no folder and no run record"),
+        (["artifact=run", "generation.temperatur=1"], "did you mean generation.temperature?"),
+        (["artifact=run", "generation.top_p=2"], "generation.top_p=2.0: is out of range"),
+    ):
+        wrong = script(*arguments)
+        assert wrong.returncode == 2 and expected in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_nothing_is_written_unasked(chat: Typed, tmp_path: Path) -> None:
+    """No file of the run changes, and none comes."""
+
+    def files() -> dict[str, Any]:
+        return {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    before = files()
+    chat.type("I have a cough.")
+    assert files() == before
