@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from medllm.evaluation.figures import measure
 from medllm.evaluation.suite import Better, Metric, Side
+from medllm.intervals import Interval
 from tests.evaluation.made import COST, RATE, hits, measured, outcomes
 
 
@@ -46,6 +48,33 @@ def test_noise_is_no_verdict_and_a_shift_is_one() -> None:
     assert measured(swapped, base, [(a + 0.5, b) for a, b in base]).verdict(Side.tuned) == "better"
     neither = Metric(COST.name, "", Better.neither)
     assert measured(neither, base, [(a + 0.5, b) for a, b in base]).verdict(Side.tuned) == ""
+
+
+def test_few_items_never_speak() -> None:
+    """Nine that all got worse are not called so, ten are; the p of three is no smaller than chance allows."""
+    base = [(float(i * i % 17), 1.0) for i in range(10)]
+    tuned = [(a + 0.5, b) for a, b in base]
+    assert measured(COST, base[:9], tuned[:9]).verdict(Side.tuned) == ""
+    assert measured(COST, base, tuned).verdict(Side.tuned) == "worse"
+    assert measured(COST, base[:3], tuned[:3]).differences[Side.tuned].p == 2 / 2**3
+
+
+def test_chance_is_seldom_called_a_difference() -> None:
+    """Two sides that are alike: of 24 items, in at most 7 % of 400 samples."""
+    random = np.random.default_rng(5)
+    called = 0
+    for _ in range(400):
+        base, tuned = random.normal(2.0, 0.5, (2, 24)).tolist()
+        called += measured(COST, [(a, 1.0) for a in base], [(a, 1.0) for a in tuned]).verdict(Side.tuned) != ""
+    assert called / 400 <= 0.07
+
+
+def test_scores_may_be_clipped() -> None:
+    """A mean below zero is shown as zero, its interval and difference with it."""
+    score = Metric("made/score", "", Better.higher, clipped=True)
+    found = measured(score, [(-0.5, 1), (-0.1, 1)], [(0.5, 1), (0.1, 1)])
+    assert (found.figures[Side.base].value, found.figures[Side.base].interval) == (0.0, Interval(0.0, 0.0))
+    assert found.differences[Side.tuned].value == pytest.approx(0.3)
 
 
 def test_a_perplexity_is_shown_as_one() -> None:

@@ -117,3 +117,5 @@ def test_items_needed_follow_from_what_was_seen() -> None:
     assert many is not None
     assert many == pytest.approx(100 * few, rel=0.15)
     assert items_needed(calm, Side.tuned, 0.0, 0.8) is None
+    few_items = measured(COST, [(3.0, 1)] * 9, [(3.1, 1)] * 9)
+    assert items_needed(few_items, Side.tuned, 0.05, 0.8) is None, "nine are too few to judge by"

@@ -15,6 +15,7 @@ from medllm.config.evaluation import EvaluationConf
 from medllm.config.evaluation.knowledge import KnowledgeConf
 from medllm.config.evaluation.rubric import RubricConf
 from medllm.errors import ArtifactError, DataError
+from medllm.evaluation import run as run_module
 from medllm.evaluation.items import ITEMS, Journal
 from medllm.evaluation.report import record_report, results, write_report
 from medllm.evaluation.run import evaluate, run_suites, subject
@@ -305,6 +306,27 @@ def test_a_suite_that_answers_nothing_is_a_defect(run: Path, tmp_path: Path) -> 
         run_suites(
             [suite], {"made": suite.items()}, journal, lambda side: subject(loaded, conf_of(run).evaluation, side)
         )
+
+
+def test_another_limit_asks_nothing_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look before or after a whole evaluation: what is known stays, and only what is new is asked."""
+    asked: list[int] = []
+    ask = run_module._ask
+
+    def counted(suite: Any, asking: Any, items: Any, *rest: Any) -> None:
+        asked.append(len(items))
+        ask(suite, asking, items, *rest)
+
+    monkeypatch.setattr(run_module, "_ask", counted)
+    evaluate(conf_of(run, "evaluation.limit=2"))
+    assert asked == [2, 2]
+    whole, _ = evaluate(conf_of(run))
+    assert asked == [2, 2, 4, 4]
+    lines = (run / "evaluation" / "quick" / ITEMS).read_bytes()
+    look, _ = evaluate(conf_of(run, "evaluation.limit=3"))
+    assert asked == [2, 2, 4, 4]
+    assert (run / "evaluation" / "quick" / ITEMS).read_bytes() == lines
+    assert (len(whole.prompts["conversation"]), len(look.prompts["conversation"])) == (6, 3)
 
 
 def test_limits_of_single_suites_count_where_they_are_asked() -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medllm.card.facts import Facts
+from medllm.intervals import FEW
 
 SAFETY = ("safety/", "guard/")
 
@@ -89,7 +90,7 @@ def evaluation_rows(results: dict[str, Any]) -> list[Row]:
             p = f", p = {d['p']:.2g}" if d.get("p") is not None else ""
             differences[side] = f"{d['value']:+.3g}{span(d.get('low'), d.get('high'))}{p}"
             low, high = d.get("low"), d.get("high")
-            if low is not None and high is not None:
+            if low is not None and high is not None and metric["n"] >= FEW:
                 down, up = high < 0 and metric["better"] == "higher", low > 0 and metric["better"] == "lower"
                 worse += [side] if down or up else []
         rows.append(Row(metric["title"], metric["name"], metric["better"], metric["n"], figures, differences, worse))

@@ -3,6 +3,8 @@
     figure of a proportion     Wilson              difference    Bonett and Price, p by McNemar's exact test
     figure of any other ratio  bootstrap (items)   difference    paired bootstrap, p by the same resamples
 
+Percentiles of resamples are expanded for few items, and of fewer than `FEW` no difference is called beyond noise.
+
 Sides are compared on the items that both have answered. A figure too is taken from the items that all sides share, so that a
 difference is the difference of the figures beside it.
 """
@@ -16,7 +18,17 @@ from numpy.typing import NDArray
 
 from medllm.evaluation.items import Outcomes
 from medllm.evaluation.suite import Better, Metric, Side
-from medllm.intervals import Interval, mcnemar, paired_proportions, percentiles, resampled_p, resampled_ratios, wilson
+from medllm.intervals import (
+    FEW,
+    Interval,
+    expanded,
+    mcnemar,
+    paired_proportions,
+    percentiles,
+    resampled_p,
+    resampled_ratios,
+    wilson,
+)
 
 
 @dataclass(frozen=True)
@@ -61,9 +73,9 @@ class Measured:
     differences: dict[Side, Difference]
 
     def verdict(self, side: Side) -> str:
-        """`better` or `worse` if the whole interval of the difference says so, else an empty text."""
+        """`better` or `worse` if the whole interval of the difference says so, and items are not few; else an empty text."""
         difference = self.differences.get(side)
-        if difference is None or self.metric.better is Better.neither or 0 in difference.interval:
+        if difference is None or self.metric.better is Better.neither or self.n < FEW or 0 in difference.interval:
             return ""
         return "better" if (difference.value > 0) == (self.metric.better is Better.higher) else "worse"
 
@@ -98,13 +110,16 @@ def _measured(metric: Metric, pairs: dict[Side, NDArray[np.float64]]) -> Measure
     if not (denominators.sum(0) > 0).all():
         return None
     count = len(numerators)
+    confidence = expanded(count)
     values = _shown(metric, numerators.sum(0) / denominators.sum(0))
     resamples = None if metric.proportion else _shown(metric, resampled_ratios(numerators, denominators))
     figures: dict[Side, Figure] = {}
     differences: dict[Side, Difference] = {}
     for i, side in enumerate(sides):
         hits = float(numerators[:, i].sum())
-        interval = wilson(hits, denominators[:, i].sum()) if resamples is None else percentiles(resamples[:, i])
+        interval = (
+            wilson(hits, denominators[:, i].sum()) if resamples is None else percentiles(resamples[:, i], confidence)
+        )
         figures[side] = Figure(float(values[i]), interval)
         if Side.base not in pairs or side is Side.base:
             continue
@@ -117,9 +132,11 @@ def _measured(metric: Metric, pairs: dict[Side, NDArray[np.float64]]) -> Measure
             differences[side] = Difference(change, interval, mcnemar(gained, lost), (gained + lost) / count)
         else:
             by = resamples[:, i] - resamples[:, base]
-            differences[side] = Difference(change, percentiles(by), resampled_p(by))
+            differences[side] = Difference(change, percentiles(by, confidence), resampled_p(by, count))
     return Measured(metric, count, figures, differences)
 
 
 def _shown(metric: Metric, ratios: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.exp(np.minimum(ratios, 700.0)) if metric.exponential else ratios
+    if metric.exponential:
+        return np.exp(np.minimum(ratios, 700.0))
+    return np.clip(ratios, 0, 1) if metric.clipped else ratios

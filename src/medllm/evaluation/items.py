@@ -43,7 +43,7 @@ def identity(suite: Suite, items: Sequence[Item], about: Any) -> str:
 
     Args:
         suite: With its metrics.
-        items: Asked.
+        items: All that the suite has, so that another limit asks nothing twice.
         about: Artifact and settings.
     """
     texts = [[item.id, [[m.role, m.content] for m in item.conversation.messages], item.fields] for item in items]

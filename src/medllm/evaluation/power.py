@@ -11,7 +11,7 @@ from statistics import NormalDist
 
 from medllm.evaluation.figures import Difference, Measured
 from medllm.evaluation.suite import Side
-from medllm.intervals import Z
+from medllm.intervals import FEW, Z
 
 
 def items_for_proportion(margin: float, discordant: float, power: float) -> int:
@@ -40,8 +40,11 @@ def items_for_ratio(margin: float, deviation: float, power: float) -> int:
 
 
 def items_needed(measured: Measured, side: Side, margin: float, power: float) -> int | None:
-    """Items of this metric that would show a difference of `margin`, judged by those there are; None of a margin of 0."""
-    if margin <= 0:
+    """Items of this metric that would show a difference of `margin`, judged by those there are.
+
+    None of a margin of 0, and where there are too few items to judge by.
+    """
+    if margin <= 0 or measured.n < FEW:
         return None
     difference = measured.differences[side]
     if measured.metric.proportion:

@@ -163,8 +163,8 @@ def _metrics(items: Sequence[Item]) -> tuple[Metric, ...]:
     for source, label in zip(SOURCES, ("rubric", "rubric, LLM_JUDGE"), strict=True):
         for tag in ["", *tags]:
             title = f"{label}: {tag.partition(':')[2].replace('_', ' ')}" if tag else f"{label}: score"
-            # What a judge says decides nothing.
-            found.append(Metric(_metric(source, tag), title, Better.higher if source == "human" else Better.neither))
+            better = Better.higher if source == "human" else Better.neither  # what a judge says decides nothing
+            found.append(Metric(_metric(source, tag), title, better, clipped=True))
     return tuple(found)
 
 

@@ -89,7 +89,8 @@ def evaluate(conf: EvaluateConf) -> tuple[Evaluation, Record]:
     )
     suites = build_suites(conf.evaluation, around)
     rule_faults(conf.evaluation.gate, suites)
-    asked = {suite.name: draw_items(suite.items(), conf.evaluation.limit) for suite in suites}
+    items = {suite.name: suite.items() for suite in suites}
+    asked = {name: draw_items(of, conf.evaluation.limit) for name, of in items.items()}
     for suite in suites:
         say("suite", f"{suite.name}: {len(asked[suite.name])} items, {', '.join(side.value for side in suite.sides)}")
     lexicon = {name: resolved(value) for name, value in conf.lexicon.items()}
@@ -97,7 +98,7 @@ def evaluate(conf: EvaluateConf) -> tuple[Evaluation, Record]:
     identities = {
         suite.name: identity(
             suite,
-            asked[suite.name],
+            items[suite.name],
             [
                 manifest_sha256,
                 settings(conf.evaluation, suite.name),

@@ -39,6 +39,7 @@ class Metric:
         better: Which way it improves.
         proportion: Whether each item is counted or not, so that its interval is Wilson's.
         exponential: Whether it is shown as e to the power of its ratio, as a perplexity is.
+        clipped: Whether it is shown within [0, 1] though its ratio may lie outside, as HealthBench's scores are.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Metric:
     better: Better
     proportion: bool = False
     exponential: bool = False
+    clipped: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from medllm.evaluation.figures import Difference, Figure, Measured
 from medllm.evaluation.gate import Decision, Judgement
 from medllm.evaluation.run import Evaluation
 from medllm.evaluation.suite import Side
-from medllm.intervals import Interval
+from medllm.intervals import FEW, Interval
 
 
 def number(measured: Measured, value: float, *, signed: bool = False) -> str:
@@ -60,6 +60,8 @@ def lexicon_lines(evaluation: Evaluation) -> list[str]:
 def power_line(judgement: Judgement, power: float) -> str:
     """How many items a rule's margin needs, beside how many there are."""
     size = f"a difference of {judgement.margin:g}" if judgement.margin else "the difference that was seen"
+    if judgement.n < FEW:
+        return f"{judgement.metric}: {judgement.n:,} items are too few to say how many show {size}"
     needed = "no number of items" if judgement.needed is None else f"{judgement.needed:,} items"
     return f"{judgement.metric}: {needed} show {size} with a chance of {power:.0%}; there are {judgement.n:,}"
 
