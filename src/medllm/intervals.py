@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, stdtrit  # type: ignore[import-untyped]
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -66,6 +65,8 @@ def expanded(count: int, confidence: float = CONFIDENCE) -> float:
     Hesterberg's expanded percentile interval (Am Stat 2015;69:371): Student's quantile times sqrt(n / (n - 1)) in place of the
     normal one.
     """
+    from scipy.special import ndtr, stdtrit  # type: ignore[import-untyped]  # a library that few commands need
+
     if count < 2:
         return 1.0
     quantile = float(stdtrit(count - 1, (1 + confidence) / 2)) * math.sqrt(count / (count - 1))
