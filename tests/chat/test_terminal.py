@@ -7,30 +7,34 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
 from medllm.chat.speaker import Speaker
 from medllm.chat.terminal import Terminal, answering
+from medllm.config.chat import ChatConf
 from medllm.config.compose import load_chat_conf
 from medllm.conversation import Conversation, Message
 from medllm.inference.generate import generate
-from medllm.inference.load import open_artifact
+from medllm.inference.load import LoadedArtifact, open_artifact
 from tests.conftest import ROOT
+
+
+def conf_of(run: Path, *overrides: str) -> ChatConf:
+    """A model of random weights repeats one token that is no text, unless it may not."""
+    own = [f"artifact={run}", "use_cpu=true", "tracking=none", "generation.repetition_penalty=5"]
+    return load_chat_conf([*own, *overrides])
 
 
 class Typed:
     """A terminal whose user types these lines."""
 
-    def __init__(self, run: Path, *overrides: str):
-        # A model of random weights repeats one token that is no text, unless it may not.
-        own = [f"artifact={run}", "use_cpu=true", "tracking=none", "generation.repetition_penalty=5"]
-        self.conf = load_chat_conf([*own, *overrides])
-        self.speaker = Speaker(self.conf, open_artifact(run, use_cpu=True))
+    def __init__(self, conf: ChatConf, speaker: Speaker):
+        self.conf, self.speaker = conf, speaker
         self.screen = io.StringIO()
         self.lines: list[str] = []
         self.terminal = Terminal(
@@ -65,12 +69,24 @@ def visible(text: str) -> str:
     return re.sub("[\a\b\v\f\r]", "", text)
 
 
+@pytest.fixture(scope="module")
+def loaded(trained: Path) -> LoadedArtifact:
+    """The artifact, once."""
+    return open_artifact(trained, use_cpu=True)
+
+
+def typed(run: Path, loaded: LoadedArtifact, *overrides: str) -> Typed:
+    """A chat with it."""
+    conf = conf_of(run, "generation.max_new_tokens=6", *overrides)
+    return Typed(conf, Speaker(conf, loaded))
+
+
 @pytest.fixture
-def chat(run: Path) -> Iterator[Typed]:
+def chat(trained: Path, loaded: LoadedArtifact) -> Iterator[Typed]:
     """With the rules of the guard."""
-    typed = Typed(run, "guard=rules_only", "guard.emergency_number=112", "generation.max_new_tokens=6")
-    yield typed
-    typed.speaker.close()
+    chat = typed(trained, loaded, "guard=rules_only", "guard.emergency_number=112")
+    yield chat
+    chat.speaker.close()
 
 
 def test_the_notice_comes_first_and_says_unreviewed(chat: Typed) -> None:
@@ -81,12 +97,11 @@ def test_the_notice_comes_first_and_says_unreviewed(chat: Typed) -> None:
     assert "UNREVIEWED" in shown
 
 
-def test_answers_are_those_of_generate(chat: Typed) -> None:
+def test_answers_are_those_of_generate(chat: Typed, loaded: LoadedArtifact) -> None:
     """What is streamed is what is kept, and the tuned model's greedy answer, in every turn."""
     shown = chat.type("I have a cough.", "And now?")
     (_, first), (_, answer), (_, second), (_, last) = chat.said
     assert (first, second) == ("I have a cough.", "And now?")
-    loaded = chat.speaker.loaded
     with loaded.model(tuned=True) as model:
         asked = [Conversation((Message("user", first),)), Conversation(tuple(chat.terminal.history.messages[:3]))]
         expected = [generate(model, loaded.renderer, [c], chat.speaker.generation)[0].text for c in asked]
@@ -140,11 +155,10 @@ def test_an_emergency_is_answered_by_the_guard_first(chat: Typed) -> None:
     assert all("112" not in content for _, content in chat.said)  # the guard's words are no turn of the conversation
 
 
-def test_base_and_tuned_side_by_side(run: Path) -> None:
+def test_base_and_tuned_side_by_side(trained: Path, loaded: LoadedArtifact) -> None:
     """One model in memory; the base's answer is that of the adapter switched off, and the tuned one is kept."""
-    chat = Typed(run, "guard=none", "compare=true", "generation.max_new_tokens=6")
+    chat = typed(trained, loaded, "guard=none", "compare=true")
     shown = chat.type("I have a cough.")
-    loaded = chat.speaker.loaded
     asked = [Conversation((Message("user", "I have a cough."),))]
     answers = {}
     for tuned in (False, True):
@@ -192,21 +206,22 @@ def test_long_conversations_are_cut_with_a_notice(chat: Typed, monkeypatch: pyte
     assert len(chat.said) == 12
 
 
-def test_the_model_gives_its_opinion_of_what_does_not_fit(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_gives_its_opinion_of_what_does_not_fit(
+    trained: Path, loaded: LoadedArtifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The guard asks about the end of a long conversation, instead of failing."""
-    chat = Typed(run, "generation.max_new_tokens=4")
+    chat = typed(trained, loaded)
     monkeypatch.setattr(chat.speaker, "context", 160)
     verdict = chat.speaker.screen(Conversation((Message("user", "my head hurts " * 200),)))
     assert verdict.opinion is not None
 
 
-def test_the_artifacts_defaults_count(run: Path) -> None:
+def test_the_artifacts_defaults_count(trained: Path, loaded: LoadedArtifact) -> None:
     """But for what is typed."""
-    chat = Typed(run, "guard=none", "generation.temperature=0.3")
-    own = chat.speaker.loaded.artifact.conf.generation
-    assert chat.speaker.generation.temperature == 0.3
-    assert chat.speaker.generation.max_new_tokens == own.max_new_tokens
-    torch.manual_seed(0)
+    conf = load_chat_conf([f"artifact={trained}", "generation.temperature=0.3", "generation.system_prompt=Be brief."])
+    own = loaded.artifact.conf.generation
+    expected = replace(own, temperature=0.3, system_prompt="Be brief.")
+    assert Speaker(conf, loaded).generation == expected
 
 
 @pytest.mark.slow
@@ -230,11 +245,11 @@ def test_from_the_command_line(run: Path, tmp_path: Path) -> None:
         assert wrong.returncode == 2 and expected in wrong.stderr and "Traceback" not in wrong.stderr
 
 
-def test_nothing_is_written_unasked(chat: Typed, tmp_path: Path) -> None:
+def test_nothing_is_written_unasked(chat: Typed, trained: Path) -> None:
     """No file of the run changes, and none comes."""
 
     def files() -> dict[str, Any]:
-        return {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        return {str(path): path.stat().st_mtime_ns for path in trained.rglob("*")}
 
     before = files()
     chat.type("I have a cough.")
