@@ -232,7 +232,8 @@ def test_from_the_command_line(run: Path, tmp_path: Path) -> None:
         command = [sys.executable, str(ROOT / "scripts" / "chat.py"), *arguments]
         return subprocess.run(command, input=lines, capture_output=True, text=True, timeout=200, cwd=tmp_path)
 
-    done = script("artifact=run", "use_cpu=true", "tracking=none", lines="I have a cough.\n/undo\n/quit\n")
+    own = ("artifact=run", "use_cpu=true", "tracking=none", "generation.repetition_penalty=5")
+    done = script(*own, lines="I have a cough.\n/undo\n/quit\n")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("You are writing with a computer program") and "taken back" in done.stdout
     for arguments, expected in (
