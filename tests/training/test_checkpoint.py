@@ -28,7 +28,7 @@ def losses(trainer: Any) -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize("logging_steps", [1, 3])
-@pytest.mark.parametrize("batching", ["packed", "length_grouped"])
+@pytest.mark.parametrize("batching", ["packed", pytest.param("length_grouped", marks=pytest.mark.slow)])
 def test_stopped_and_resumed_equals_uninterrupted(
     batching: str, logging_steps: int, dialogues: Path, tmp_path: Path
 ) -> None:

@@ -51,7 +51,7 @@ def items_needed(measured: Measured, side: Side, margin: float, power: float) ->
         # One item more on each side, as in the interval: none that differed among few does not mean that none ever will.
         differing = difference.discordant * measured.n
         return items_for_proportion(margin, (differing + 2) / (measured.n + 2), power)
-    return max(2, items_for_ratio(margin, _deviation(difference, measured.n), power))
+    return max(FEW, items_for_ratio(margin, _deviation(difference, measured.n), power))
 
 
 def _deviation(difference: Difference, count: int) -> float:
