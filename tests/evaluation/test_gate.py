@@ -110,8 +110,8 @@ def test_items_for_a_power() -> None:
 
 def test_items_needed_follow_from_what_was_seen() -> None:
     """More noise needs more items; a margin of nothing has no number."""
-    calm = measured(COST, [(3.0, 1)] * 40, [(3.0 + 0.1 * (i % 2), 1) for i in range(40)])
-    wild = measured(COST, [(3.0, 1)] * 40, [(3.0 + 1.0 * (i % 2), 1) for i in range(40)])
+    calm = measured(COST, [(3.0, 1)] * 40, [(3.0 + 0.5 * (i % 2), 1) for i in range(40)])
+    wild = measured(COST, [(3.0, 1)] * 40, [(3.0 + 5.0 * (i % 2), 1) for i in range(40)])
     few, many = (items_needed(one, Side.tuned, 0.05, 0.8) for one in (calm, wild))
     assert few is not None
     assert many is not None
