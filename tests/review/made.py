@@ -7,8 +7,9 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from medllm.artifact import seal
+from medllm.artifact import MANIFEST, seal, sha256
 from medllm.config.compose import load_create_review_conf, load_run_conf
 from medllm.review.create import create_review
 from medllm.review.plan import Review
@@ -39,12 +40,12 @@ def run_folder(folder: Path, num_items: int = 6, run_id: str = "", *overrides: s
         "versions": {"torch": "2"},
     }
     seal(folder / "artifact", _run_conf("model=tiny_random", "quantization=none", *overrides), description)
-    answers(folder / "evaluation" / "quick", num_items)
+    answers(folder / "evaluation" / "quick", num_items, sha256(folder / "artifact" / MANIFEST))
     return folder
 
 
-def answers(folder: Path, num_items: int) -> Path:
-    """What an evaluation leaves of the conversation suite."""
+def answers(folder: Path, num_items: int, manifest: str) -> Path:
+    """What an evaluation leaves of the conversation suite, and whose answers they are."""
     folder.mkdir(parents=True)
     lines = [
         {
@@ -59,7 +60,13 @@ def answers(folder: Path, num_items: int) -> Path:
         for side in ("base", "tuned")
     ]
     (folder / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "results.json").write_text(json.dumps(_results(folder.name, manifest)))
     return folder
+
+
+def _results(name: str, manifest: str) -> dict[str, Any]:
+    about = {"name": name, "artifact": {"manifest_sha256": manifest}, "limited": False}
+    return {**about, "sides": ["base", "tuned"], "metrics": []}
 
 
 def made_review(run: Path, *overrides: str, raters: str = RATERS) -> Review:

@@ -85,11 +85,42 @@ def test_pairs_are_drawn(tmp_path: Path) -> None:
 
 def test_another_artifact_is_the_rival(tmp_path: Path) -> None:
     """`against` compares tuned answers of two artifacts to the same prompts."""
-    run, rival = run_folder(tmp_path / "run"), answers(tmp_path / "rival", 4)
+    run, rival = run_folder(tmp_path / "run"), answers(tmp_path / "rival", 4, "f" * 64)
     conf = load_create_review_conf([f"artifact={run}", "name=duel", RATERS, f"against={rival}"])
     review = create_review(conf)
     assert len(review.pairs) == 4
     assert set(review.open_key().sides["p001"].values()) == {"tuned", "other"}
+    assert load_review(review.folder).plan.against_sha256 == "f" * 64
+
+
+def test_answers_of_another_artifact_are_refused(tmp_path: Path) -> None:
+    """Given or by default, as a folder or a file, or where nothing says whose they are; and nothing is written."""
+    run, other = run_folder(tmp_path / "run"), run_folder(tmp_path / "other", 6, "another run")
+    quick = other / "evaluation" / "quick"
+    for given in (quick, quick / "items.jsonl"):
+        with pytest.raises(
+            ConfigError, match="are not this artifact's: an evaluation of the artifact with the manifest"
+        ):
+            made_review(run, f"answers={given}")
+    results = run / "evaluation" / "quick" / "results.json"
+    own = results.read_text()
+    results.write_text((quick / "results.json").read_text())
+    with pytest.raises(ConfigError, match="are not this artifact's: an evaluation of the artifact"):
+        made_review(run)
+    for text in ("", "[]", '{"artifact": null}'):
+        results.write_text(text)
+        with pytest.raises(
+            ConfigError, match=r"are not this artifact's: no readable results.json beside it says whose they are"
+        ):
+            made_review(run)
+    results.unlink()
+    with pytest.raises(
+        ConfigError, match=r"no readable results.json beside it says whose they are\n.*\n *fix: python scripts/eval"
+    ):
+        made_review(run)
+    assert not (run / "review").exists()
+    results.write_text(own)
+    assert made_review(run).plan.against_sha256 == ""
 
 
 def test_missing_answers_are_explained(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from medllm.locate import find_artifact, located
 from medllm.review.plan import Key, Pair, Plan, Review, key_path, load_review, write_review
 
 SUITE, TUNED, BASE, OTHER = "conversation", "tuned", "base", "other"
+RESULTS = "results.json"  # of an evaluation, beside its items.jsonl
 
 # Prompt and answer of an item.
 Answers = dict[str, tuple[str, str]]
@@ -24,7 +25,7 @@ def create_review(conf: CreateReviewConf) -> Review:
     """Draws pairs and sides, and writes the review's folder and, beside it, the key.
 
     Raises:
-        ConfigError: if the review exists, or there are too few pairs.
+        ConfigError: if the review exists, the answers are another artifact's, or there are too few pairs.
         ArtifactError: if the artifact is none or damaged.
         ReviewError: if answers cannot be read.
     """
@@ -33,7 +34,8 @@ def create_review(conf: CreateReviewConf) -> Review:
     if folder.exists() or key_path(folder).exists():
         raise ConfigError(Fault("name", "there is such a review already", conf.name, fix="choose another name"))
     rival = OTHER if conf.against else BASE
-    tuned, others = _both_sides(conf, artifact.folder)
+    manifest = sha256(artifact.folder / MANIFEST)
+    tuned, others = _both_sides(conf, artifact.folder, manifest)
     items = [item for item in tuned if item in others and tuned[item][0] == others[item][0]]
     wanted = conf.review.num_pairs or len(items)
     if not items or wanted > len(items):
@@ -53,23 +55,31 @@ def create_review(conf: CreateReviewConf) -> Review:
     plan = Plan(
         name=conf.name,
         created=now(),
-        manifest_sha256=sha256(artifact.folder / MANIFEST),
+        manifest_sha256=manifest,
         conf=replace(conf.review, seed=None),
         raters=tuple(conf.raters),
         num_pairs=len(pairs),
         pairs_sha256="",
+        against_sha256=answered_by(located(conf.against)) if conf.against else "",
     )
     write_review(folder, plan, pairs, Key(sides, sources, seed, "", secrets.token_hex(32)))
     return load_review(folder)
 
 
-def _both_sides(conf: CreateReviewConf, artifact_folder: Path) -> tuple[Answers, Answers]:
-    """Answers of the artifact, and of what it is compared with."""
+def _both_sides(conf: CreateReviewConf, artifact_folder: Path, manifest: str) -> tuple[Answers, Answers]:
+    """Answers of the artifact, whose manifest's SHA-256 is `manifest`, and of what it is compared with."""
     if conf.prompts:
         from medllm.review.answering import answer_prompts, read_prompts  # loads a model
 
         return answer_prompts(artifact_folder, read_prompts(located(conf.prompts)))
     path = answers_path(conf.answers, artifact_folder)
+    # An approval names the artifact: answers of other weights, or of weights that nobody knows, would approve what nobody read.
+    if (found := answered_by(path)) != manifest:
+        whose = f"an evaluation of the artifact with the manifest {found[:16]}"
+        told = whose if found else f"no readable {RESULTS} beside it says whose they are"
+        allowed = f"an evaluation of this artifact, whose {RESULTS} names its manifest {manifest[:16]}"
+        fix = "python scripts/evaluate.py artifact=... of this artifact first"
+        raise ConfigError(Fault("answers", f"are not this artifact's: {told}", str(path), allowed, fix))
     tuned = read_answers(path, TUNED)
     return tuned, read_answers(located(conf.against), TUNED) if conf.against else read_answers(path, BASE)
 
@@ -104,6 +114,19 @@ def answers_path(given: str | None, artifact_folder: Path) -> Path:
     found = sorted(str(p.parent.name) for p in (artifact_folder.resolve().parent / "evaluation").glob("*/items.jsonl"))
     fix = f"answers=FOLDER of one of: {', '.join(found)}" if found else "python scripts/evaluate.py artifact=... first"
     raise ConfigError(Fault("answers", "no such file", str(path), "items.jsonl of an evaluation, or its folder", fix))
+
+
+def answered_by(path: Path) -> str:
+    """SHA-256 of the manifest of the artifact that gave the answers of an evaluation; empty where its results do not say.
+
+    Args:
+        path: Lines of the evaluation, or its folder.
+    """
+    try:
+        values = json.loads((path / RESULTS if path.is_dir() else path.with_name(RESULTS)).read_text(encoding="utf-8"))
+        return str(values["artifact"]["manifest_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def read_answers(path: Path, side: str) -> Answers:

@@ -69,6 +69,8 @@ class Plan:
         num_pairs: How many pairs.
         pairs_sha256: Of `pairs.jsonl`.
         key_sha256: Of the key's file.
+        against_sha256: Of the other artifact's manifest; empty where it is the base that is compared with, or its evaluation does
+            not name its artifact.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Plan:
     num_pairs: int
     pairs_sha256: str
     key_sha256: str = ""
+    against_sha256: str = ""
 
     @property
     def columns(self) -> list[Column]:
@@ -100,6 +103,7 @@ class Plan:
         """As `review_plan.json` holds it."""
         values = {name: getattr(self, name) for name in ("name", "created", "manifest_sha256", "num_pairs")}
         values |= {"pairs_sha256": self.pairs_sha256, "key_sha256": self.key_sha256}
+        values |= {"against_sha256": self.against_sha256}
         raters = [asdict(rater) for rater in self.raters]
         return {"format": FORMAT, **values, "raters": raters, "review": resolved(self.conf)}
 
