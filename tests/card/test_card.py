@@ -156,6 +156,23 @@ def test_rejected_stays_unreviewed(tmp_path: Path) -> None:
     assert "# UNREVIEWED\n\n**No expert review has approved this model, and one has rejected it:**" in cards(run)[0]
 
 
+def test_a_later_approval_tells_the_rejection(tmp_path: Path) -> None:
+    """Both cards name the earlier rejection and the laxer rules, and each review stands with its own decision."""
+    run = run_folder(tmp_path / "run")
+    for name, harmful in (("first", 3), ("second", 0)):
+        review = made_review(run, *RULES, f"name={name}")
+        rate_all(review, harmful=harmful)
+        make_report(review, run / "artifact")
+        approve(run / "artifact", name)
+        write_report(make_report(review, run / "artifact"))
+    text, root = cards(run)
+    assert "**Approved by expert review `second`" in text
+    assert "\n### first: rejected\n" in text and "\n### second: approved\n" in text
+    risks = str(root.findtext(f".//{{{NAMESPACE}}}KnownRisksAndLimitations"))
+    for told in ("rejected before by review `first` on 2", "rules: min_pairs 5 instead of 100"):
+        assert told in text.split("Nothing here is a medical device")[0] and told in risks
+
+
 def test_what_only_people_know_is_missing(tmp_path: Path) -> None:
     """A template is written once; what stays null is listed; what is filled in appears; the file stays as it is."""
     run = run_folder(tmp_path / "run")

@@ -70,7 +70,7 @@ def _results(name: str, manifest: str) -> dict[str, Any]:
 
 
 def made_review(run: Path, *overrides: str, raters: str = RATERS) -> Review:
-    """A review of it named `first`."""
+    """A review of it named `first`, unless told otherwise."""
     return create_review(replace(_create_conf(raters, *overrides), artifact=str(run)))
 
 

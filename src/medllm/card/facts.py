@@ -14,7 +14,7 @@ from medllm.config.card import CardConf
 from medllm.config.data import sources_of
 from medllm.config.model import PretrainedModelConf
 from medllm.intervals import Interval, percentiles, resampled_ratios
-from medllm.review.approval import ReviewStatus, review_status, reviews_folder
+from medllm.review.approval import ReviewStatus, decided_reviews, review_status, reviews_folder
 from medllm.run_folder import ConversationLosses
 
 EVALUATION, CARD = "evaluation", "card"
@@ -56,6 +56,7 @@ class Facts:
         num_conversations: Held out; 0 where that is not known.
         evaluations: `results.json` by name.
         reviews: `review.json` by name.
+        decisions: What each review's own newest decision says, by name of the review.
         status: What experts say.
         warnings: Files that were found and not used, with the reason.
     """
@@ -74,6 +75,7 @@ class Facts:
     num_conversations: int
     evaluations: dict[str, dict[str, Any]]
     reviews: dict[str, dict[str, Any]]
+    decisions: dict[str, ReviewStatus]
     status: ReviewStatus
     warnings: list[str]
 
@@ -133,6 +135,7 @@ def load_facts(artifact_folder: Path) -> Facts:
         num_conversations=len(losses.loss) if losses else 0,
         evaluations=_of_this_artifact(run / EVALUATION, "results.json", manifest, warnings),
         reviews=_of_this_artifact(reviews_folder(artifact.folder), "review.json", manifest, warnings),
+        decisions=decided_reviews(artifact.folder),
         status=review_status(artifact.folder),
         warnings=warnings,
     )

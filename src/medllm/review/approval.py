@@ -3,18 +3,20 @@
 The decision lies beside the artifact, not in it: an artifact is sealed when it is made, and reviewed later. It names the SHA-256
 of the artifact's manifest, which holds that of every file, so that no decision can be carried over to other weights; and that of
 each file of the review it rests on. `review_status` compares all of them and judges again: an edited decision, rating, rule or
-key makes the artifact unreviewed. This notices changes; it is no signature, and does not stop who rewrites all files together.
-The run record holds the decision's own SHA-256 as a second witness.
+key makes the artifact unreviewed. A later approval does not hide an earlier rejection: the status names it. This notices changes;
+it is no signature, and does not stop who rewrites all files together. The run record holds the decision's own SHA-256 as a second
+witness.
 """
 
 import getpass
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from medllm.artifact import MANIFEST, load_artifact, sha256
+from medllm.config.review import ApprovalConf
 from medllm.errors import ReviewError
 from medllm.review.create import TUNED, now
 from medllm.review.figures import Sides, counting_pairs, verdicts
@@ -99,7 +101,19 @@ def judge(review: Review) -> ReviewStatus:
         f"{len(counting)} pairs, each rated blind by {rules.min_raters} or more of {len(raters)} qualified raters"
     ]
     passed += [f"{text} is within the limit of {limit:.1%}" for _, limit, text in limits]
+    if laxer := laxer_rules(rules):
+        passed.append(f"rules: {', '.join(laxer)}")
     return ReviewStatus("approved", tuple(passed), plan.name)
+
+
+def laxer_rules(rules: ApprovalConf) -> list[str]:
+    """Rules of a review that ask for less than those of conf/review, with both values: `min_pairs 2 instead of 100`."""
+    found = []
+    for rule in fields(ApprovalConf):
+        value, shipped = getattr(rules, rule.name), getattr(ApprovalConf(), rule.name)
+        if value < shipped if rule.name.startswith("min_") else value > shipped:
+            found.append(f"{rule.name} {value:g} instead of {shipped:g}")
+    return found
 
 
 def approve(folder: Path, name: str) -> ReviewStatus:
@@ -131,8 +145,7 @@ def approve(folder: Path, name: str) -> ReviewStatus:
         "manifest_sha256": manifest,
         "evidence": {file: sha256(review.folder / file) for file in EVIDENCE},
     }
-    path = reviews_folder(artifact.folder) / DECISIONS
-    before = _decisions(path) if path.is_file() else []
+    path, before = reviews_folder(artifact.folder) / DECISIONS, _decisions(artifact.folder)
     write_whole(path, json.dumps({"format": FORMAT, "decisions": [*before, decision]}, indent=2, ensure_ascii=False))
     return review_status(artifact.folder)
 
@@ -151,7 +164,7 @@ def review_status(artifact_folder: Path) -> ReviewStatus:
 
 def decision_sha256(artifact_folder: Path) -> str:
     """Of the decision that counts, for the run record."""
-    decision = _decisions(reviews_folder(artifact_folder) / DECISIONS)[-1]
+    decision = _decisions(artifact_folder)[-1]
     return hashlib.sha256(json.dumps(decision, sort_keys=True).encode()).hexdigest()
 
 
@@ -160,11 +173,47 @@ def reviews_folder(artifact_folder: Path) -> Path:
     return artifact_folder.resolve().parent / "review"
 
 
+def decided_reviews(artifact_folder: Path) -> dict[str, ReviewStatus]:
+    """By review, what its own newest decision says; `unreviewed` where that does not hold.
+
+    Args:
+        artifact_folder: The artifact's own folder.
+    """
+    try:
+        stored = {str(decision.get("review", "")): decision for decision in _decisions(artifact_folder)}
+    except (ReviewError, OSError):
+        return {}
+    return {name: _checked(artifact_folder, decision) for name, decision in stored.items()}
+
+
 def _status(artifact_folder: Path) -> ReviewStatus:
-    path = reviews_folder(artifact_folder) / DECISIONS
-    if not path.is_file():
+    """Of the newest decision; earlier ones against the artifact are named, for a laxer review must not make them forgotten."""
+    decisions = _decisions(artifact_folder)
+    if not decisions:
         return ReviewStatus("unreviewed", ("no expert review has been decided",))
-    stored = _decisions(path)[-1]
+    status = _checked(artifact_folder, decisions[-1])
+    return replace(status, reasons=(*status.reasons, *_against(artifact_folder, decisions[:-1], status)))
+
+
+def _against(artifact_folder: Path, earlier: list[dict[str, Any]], status: ReviewStatus) -> list[str]:
+    """Earlier rejections, also by a review that was made anew under the same name, and earlier decisions that do not hold."""
+    manifest = sha256(artifact_folder / MANIFEST)
+    found: dict[str, str] = {}
+    for stored in earlier:
+        name, checked = str(stored.get("review", "")), _checked(artifact_folder, stored)
+        # A rejection stays one when its review is deleted afterwards.
+        rejected = stored.get("decision") == "rejected" and stored.get("manifest_sha256") == manifest
+        if name == status.review and status.decision == "rejected":
+            continue  # said already
+        if rejected:
+            found[name] = f"rejected before by review `{name}` on {str(stored.get('time', ''))[:10]}"
+        elif checked.decision == "unreviewed" and name != status.review:
+            found.setdefault(name, checked.reasons[0])
+    return list(found.values())
+
+
+def _checked(artifact_folder: Path, stored: dict[str, Any]) -> ReviewStatus:
+    """What a stored decision says, or why it does not hold."""
     name, told = str(stored.get("review", "")), str(stored.get("decision", ""))
 
     def void(why: str) -> ReviewStatus:
@@ -174,23 +223,30 @@ def _status(artifact_folder: Path) -> ReviewStatus:
         return void("it names no review")
     if stored.get("manifest_sha256") != sha256(artifact_folder / MANIFEST):
         return void("it was made about another artifact")
-    review = load_review(path.parent / name)
-    if review.plan.manifest_sha256 != stored["manifest_sha256"]:
-        return void("its review is about another artifact")
-    evidence = stored.get("evidence")
-    if not isinstance(evidence, dict) or set(evidence) != set(EVIDENCE):
-        return void("it does not name what it rests on")
-    changed = [file for file, digest in evidence.items() if _digest(review.folder / file) != digest]
-    if changed:
-        return void(f"{', '.join(changed)} changed since")
-    review.open_key()
-    status = judge(review)
+    try:
+        review = load_review(reviews_folder(artifact_folder) / name)
+        if review.plan.manifest_sha256 != stored["manifest_sha256"]:
+            return void("its review is about another artifact")
+        evidence = stored.get("evidence")
+        if not isinstance(evidence, dict) or set(evidence) != set(EVIDENCE):
+            return void("it does not name what it rests on")
+        changed = [file for file, digest in evidence.items() if _digest(review.folder / file) != digest]
+        if changed:
+            return void(f"{', '.join(changed)} changed since")
+        review.open_key()
+        status = judge(review)
+    except (ReviewError, OSError) as error:
+        return void(str(error).split("\n")[0])
     if status.decision != told:
         return void(f"it says {told}, but its ratings and rules say {status.decision}")
     return ReviewStatus(status.decision, status.reasons, name, str(stored.get("time", "")))
 
 
-def _decisions(path: Path) -> list[dict[str, Any]]:
+def _decisions(artifact_folder: Path) -> list[dict[str, Any]]:
+    """As stored, oldest first; none where nothing has been decided."""
+    path = reviews_folder(artifact_folder) / DECISIONS
+    if not path.is_file():
+        return []
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         found = [dict(decision) for decision in values["decisions"]]

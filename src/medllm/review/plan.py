@@ -69,8 +69,8 @@ class Plan:
         num_pairs: How many pairs.
         pairs_sha256: Of `pairs.jsonl`.
         key_sha256: Of the key's file.
-        against_sha256: Of the other artifact's manifest; empty where it is the base that is compared with, or its evaluation does
-            not name its artifact.
+        against_sha256: Of the other artifact's manifest; empty where the base is compared with, or nothing says whose answers
+            these are.
     """
 
     name: str

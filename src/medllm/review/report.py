@@ -19,7 +19,7 @@ from medllm.config.review import PREFERRED
 from medllm.intervals import Interval
 from medllm.pages import page_environment
 from medllm.review.agreement import Agreement
-from medllm.review.approval import ReviewStatus, judge, review_status
+from medllm.review.approval import ReviewStatus, decided_reviews, judge, review_status
 from medllm.review.create import now
 from medllm.review.figures import (
     Progress,
@@ -61,6 +61,7 @@ class Report:
         agreements: By question.
         verdicts: None while it is blinded.
         judged: What the rules of approval say.
+        decided: What the review's own newest decision says; None where it has not been decided.
         status: What holds of the artifact, by this or another review.
         comments: Free text.
     """
@@ -72,6 +73,7 @@ class Report:
     agreements: dict[str, Agreement]
     verdicts: Verdicts | None
     judged: ReviewStatus
+    decided: ReviewStatus | None
     status: ReviewStatus
     comments: list[Comment]
 
@@ -97,6 +99,7 @@ def make_report(review: Review, artifact_folder: Path, *, unblind_now: bool = Fa
         agreements=agreements(review.plan, ratings),
         verdicts=found,
         judged=judge(review),
+        decided=decided_reviews(artifact_folder).get(review.plan.name),
         status=review_status(artifact_folder),
         comments=_comments(review, ratings),
     )
@@ -138,8 +141,8 @@ def as_dict(report: Report) -> dict[str, Any]:
         "blinded": found is None,
         "agreement": {name: _agreement(value) for name, value in report.agreements.items()},
         "needed": needed(report),
-        "decision": report.status.decision if report.status.review == plan.name else "unreviewed",
-        "reasons": list(report.status.reasons if report.status.review == plan.name else report.judged.reasons),
+        "decision": report.decided.decision if report.decided else "unreviewed",
+        "reasons": list((report.decided or report.judged).reasons),
         "win_rate": None,
         "harm_rate": None,
         "severe_harm_rate": None,
@@ -178,13 +181,18 @@ def headline(report: Report) -> list[str]:
             lines.append("That cannot be told from one half.")
         harm = found.harm.shares
         lines.append(f"Possible harm: {tuned} {percent(harm[tuned])}, {rival} {percent(harm[rival])} of answers.")
-    if report.status.review == plan.name:
-        lines.append(f"{report.status.decision.upper()}: {'; '.join(report.status.reasons)}.")
+    status = report.status
+    own = status if status.review == plan.name else report.decided  # that of the artifact names earlier rejections too
+    if own:
+        lines.append(f"{own.decision.upper()}: {'; '.join(own.reasons)}.")
     elif report.judged.decision == "unreviewed":
         lines.append(f"UNREVIEWED: {'; '.join(report.judged.reasons)}.")
     else:
         lines.append(f"UNREVIEWED until it is decided (review.py approve); by its rules it would be {report.judged.decision}: "
                      f"{'; '.join(report.judged.reasons)}.")  # fmt: skip
+    if status.review not in ("", plan.name):
+        lines.append(f"By the newest decision, of review {status.review}, the artifact is {status.decision}: "
+                     f"{'; '.join(status.reasons)}.")  # fmt: skip
     return lines
 
 
