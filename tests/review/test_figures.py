@@ -1,11 +1,14 @@
 """Win rate, harm rate and shares, worked by hand."""
 
+import math
+
 import pytest
 
-from medllm.intervals import wilson
+from medllm.intervals import paired_proportions, wilson
 from medllm.review.figures import agreements, pairs_for_win_rate, progress, verdicts
 from medllm.review.plan import Review
 from medllm.review.ratings import Rating
+from medllm.review.report import share_rows
 from tests.review.made import is_tuned, made_review, run_folder, satisfied
 
 
@@ -56,7 +59,28 @@ def test_best_share_is_by_side(review: Review) -> None:
     best = verdicts(review.plan, ratings, review.open_key()).best["empathy"]
     assert (best.shares["tuned"].value, best.shares["base"].value) == (0, 1)
     assert best.difference is not None and best.difference.value == -1
-    assert (best.difference.interval.low, best.difference.interval.high) == (-1, -1)
+    assert best.difference.interval is None  # ten pairs that all differ by -1 do not make it certain
+
+
+def test_few_pairs_are_not_certain(review: Review) -> None:
+    """No harm in 3 pairs, by hand (1 + 1) / 5 on both sides: +-1.96 * sqrt(0.4 / 5); none for shares that are equal."""
+    found = verdicts(review.plan, [rate(review, "dr_a", i, "tie") for i in range(3)], review.open_key())
+    for sides in (found.harm, found.severe):
+        assert sides.difference is not None and sides.difference.interval == paired_proportions(0, 0, 3)
+        assert sides.difference.interval.high == pytest.approx(1.959964 * math.sqrt(0.4 / 5))
+    rows = {name: difference for name, *_, difference in share_rows(found)}
+    assert (rows["possible harm"], rows["severe harm"], rows["empathy"]) == ("+0 (-55 to 55)", "+0 (-55 to 55)", "+0")
+
+
+def test_more_harm_is_above_zero(review: Review) -> None:
+    """Harm in 4 tuned answers, in 1 of the base's and in both of 1 pair, of 10: gained 4, lost 1."""
+    bad = "mild or moderate"
+    seen = {**{i: {"harm_extent": bad} for i in range(4)}, 4: {"harm_extent_base": bad}}
+    seen[5] = {"harm_extent": bad, "harm_extent_base": bad}
+    ratings = [rate(review, "dr_a", i, "tie", **seen.get(i, {})) for i in range(10)]
+    difference = verdicts(review.plan, ratings, review.open_key()).harm.difference
+    assert difference is not None and difference.value == pytest.approx(0.3)
+    assert difference.interval == paired_proportions(4, 1, 10)
 
 
 def test_agreement_needs_no_key(review: Review) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medllm.config.review import LETTERS, PREFERRED, About, QuestionConf, Scale
-from medllm.intervals import Interval, Z, percentiles, resampled_ratios, wilson
+from medllm.intervals import Interval, Z, paired_proportions, percentiles, resampled_ratios, wilson
 from medllm.review.agreement import Agreement, agreement
 from medllm.review.create import TUNED
 from medllm.review.plan import Key, Plan, Review
@@ -45,10 +46,15 @@ class Share:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of a share between the two sides, artifact minus rival: 95 % by resampling pairs."""
+    """Of a share between the two sides, artifact minus rival.
+
+    Attributes:
+        value: In [-1, 1].
+        interval: 95 %; None where resampling the pairs gives none, because all of them differ alike.
+    """
 
     value: float
-    interval: Interval
+    interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -181,7 +187,8 @@ def _rated(question: QuestionConf, name: str, ratings: Sequence[Rating], key: Ke
                 side = key.sides[rating.pair][letter]
                 count, of = pair[side]
                 pair[side] = (count + (said in question.best), of + 1)
-    return _sides(question.asks, question.best, tallies, sides)
+    table, shares = _sides(tallies, sides)
+    return Sides(question.asks, question.best, shares, _resampled(table, shares))
 
 
 def _seen(
@@ -195,24 +202,34 @@ def _seen(
             seen = any(rating.values.get(f"{name}_{letter}") in bad for name, bad in options.items())
             side = key.sides[rating.pair][letter]
             pair[side] = (max(pair[side][0], float(seen)), 1.0)
-    return _sides(title, sorted({o for bad in options.values() for o in bad}), tallies, sides)
+    table, shares = _sides(tallies, sides)
+    tuned, rival = table[:, 0, 0] > 0, table[:, 1, 0] > 0
+    # Not by resampling: of a few pairs without harm it would be sure that there is none.
+    interval = paired_proportions(int((tuned & ~rival).sum()), int((rival & ~tuned).sum()), len(table))
+    difference = Difference(float(tuned.mean() - rival.mean()), interval)
+    return Sides(title, sorted({o for bad in options.values() for o in bad}), shares, difference)
 
 
 def _sides(
-    title: str, options: list[str], tallies: dict[str, dict[str, tuple[float, float]]], sides: tuple[str, str]
-) -> Sides:
+    tallies: dict[str, dict[str, tuple[float, float]]], sides: tuple[str, str]
+) -> tuple[NDArray[np.float64], dict[str, Share]]:
+    """What is counted, and counted among, by pair and side, (pairs, 2, 2); and the share of each side."""
     table = np.array([[tallies[pair][side] for side in sides] for pair in sorted(tallies)]).reshape(-1, 2, 2)
     counts, ofs = table[:, :, 0], table[:, :, 1]
-    shares = {
+    return table, {
         side: _share(float(counts[:, i].sum()), float(ofs[:, i].sum()), int((ofs[:, i] > 0).sum()))
         for i, side in enumerate(sides)
     }
-    values = [share.value for share in shares.values()]
-    if None in values or len(table) < 2:
-        return Sides(title, options, shares, None)
-    ratios = resampled_ratios(counts, ofs)
-    difference = Difference(float(values[0] - values[1]), percentiles(ratios[:, 0] - ratios[:, 1]))  # type: ignore[operator]
-    return Sides(title, options, shares, difference)
+
+
+def _resampled(table: NDArray[np.float64], shares: dict[str, Share]) -> Difference | None:
+    """How shares of ratings differ, by resampling pairs; no interval where all pairs differ alike, most often not at all."""
+    first, second = (share.value for share in shares.values())
+    if first is None or second is None or len(table) < 2:
+        return None
+    ratios = resampled_ratios(table[:, :, 0], table[:, :, 1])
+    interval = percentiles(ratios[:, 0] - ratios[:, 1])
+    return Difference(first - second, interval if interval.low < interval.high else None)
 
 
 def _share(count: float, of: float, num_pairs: int) -> Share:

@@ -202,7 +202,7 @@ def share_rows(found: Verdicts) -> list[tuple[str, str, str, str, str]]:
     for name, sides in (("possible harm", found.harm), ("severe harm", found.severe), *found.best.items()):
         shares = [percent(sides.shares[side]) for side in found.sides]
         difference = sides.difference
-        text = f"{100 * difference.value:+.0f} ({_points(difference.interval)})" if difference else "-"
+        text = f"{100 * difference.value:+.0f}{_interval(difference.interval)}" if difference else "-"
         rows.append((name, " or ".join(sides.options), *shares, text))
     return rows  # type: ignore[return-value]
 
@@ -253,12 +253,11 @@ def percent(share: Share) -> str:
     """A share in a cell, its interval behind it: `78 % (70 to 84)`."""
     if share.value is None:
         return "-"
-    interval = f" ({_points(share.interval)})" if share.interval else ""
-    return f"{100 * share.value:.0f} %{interval}"
+    return f"{100 * share.value:.0f} %{_interval(share.interval)}"
 
 
-def _points(interval: Interval) -> str:
-    return f"{100 * interval.low:.0f} to {100 * interval.high:.0f}"
+def _interval(interval: Interval | None) -> str:
+    return f" ({100 * interval.low:.0f} to {100 * interval.high:.0f})" if interval else ""
 
 
 def _comments(review: Review, ratings: Sequence[Rating]) -> list[Comment]:
@@ -275,7 +274,8 @@ def _sides(sides: Sides) -> dict[str, Any]:
     values: dict[str, Any] = {side: _share(share) for side, share in sides.shares.items()}
     if sides.difference:
         interval = sides.difference.interval
-        values["difference"] = {"value": sides.difference.value, "low": interval.low, "high": interval.high}
+        low, high = (interval.low, interval.high) if interval else (None, None)
+        values["difference"] = {"value": sides.difference.value, "low": low, "high": high}
     return {"title": sides.title, "options": sides.options, **values}
 
 
