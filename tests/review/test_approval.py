@@ -78,10 +78,31 @@ def test_what_is_missing_is_said(run: Path) -> None:
     assert status.reasons == (
         "5 pairs rated by 2 qualified raters each are needed, there are 3: 2 to go "
         "(rated by qualified raters so far: dr_a 3, dr_b 3)",
-        "its sides have not been told yet: make the report first",
+        "its sides have not been told yet: rate the remaining 3 pairs (to go: dr_a 3, dr_b 3)",
     )
     assert not (run / "review" / DECISIONS).exists()
     assert review_status(run / "artifact").reasons == ("no expert review has been decided",)
+
+
+def test_what_is_left_before_sides_are_told(run: Path) -> None:
+    """Enough pairs count, but not all are rated: the report would stay blinded, so what tells the sides is said, and works."""
+    rate_all(review_of(run), count=5)
+    rate_all(review_of(run), ("dr_a",))
+    (reason,) = decide(run).reasons
+    assert reason == (
+        "its sides have not been told yet: rate the remaining pair (to go: dr_b 1), or tell them now "
+        "(review.py report ... unblind=true), after which no rating is taken"
+    )
+    make_report(review_of(run), run / "artifact", unblind_now=True)
+    assert approve(run / "artifact", "first").decision == "approved"
+
+
+def test_only_the_report_is_left(run: Path) -> None:
+    """Everything is rated."""
+    rate_all(review_of(run))
+    assert approve(run / "artifact", "first").reasons == (
+        "its sides have not been told yet: make the report first (review.py report)",
+    )
 
 
 def test_approved(run: Path) -> None:

@@ -19,9 +19,9 @@ from medllm.artifact import MANIFEST, load_artifact, sha256
 from medllm.config.review import ApprovalConf
 from medllm.errors import ReviewError
 from medllm.review.create import TUNED, now
-from medllm.review.figures import Sides, counting_pairs, verdicts
+from medllm.review.figures import Sides, counting_pairs, progress, verdicts
 from medllm.review.plan import KEY, PAIRS, PLAN, UNBLINDED, Review, load_review
-from medllm.review.ratings import RATINGS, load_ratings
+from medllm.review.ratings import RATINGS, Rating, load_ratings
 from medllm.run_folder import write_whole
 
 FORMAT = 1
@@ -71,7 +71,7 @@ def judge(review: Review) -> ReviewStatus:
         if plan.num_pairs < rules.min_pairs:
             missing.append(f"the review has {plan.num_pairs} pairs only: create a larger one")
     if review.is_blinded:
-        missing.append("its sides have not been told yet: make the report first")
+        missing.append(_untold(review, ratings, enough=not missing))
     if missing:
         return ReviewStatus("unreviewed", tuple(missing), plan.name)
     votes = [r for r in ratings if r.rater in plan.qualified and r.pair in counting]
@@ -259,6 +259,20 @@ def _decisions(artifact_folder: Path) -> list[dict[str, Any]]:
 
 def _digest(path: Path) -> str:
     return sha256(path) if path.is_file() else ""
+
+
+def _untold(review: Review, ratings: list[Rating], *, enough: bool) -> str:
+    """What it takes to have the sides told; early only where the ratings suffice, since afterwards none is taken."""
+    left = {rater: len(review.pairs) - count for rater, count in progress(review, ratings).by_rater.items()}
+    if not any(left.values()):
+        return "its sides have not been told yet: make the report first (review.py report)"
+    open_pairs = sum(
+        len({r.rater for r in ratings if r.pair == pair.id}) < len(review.plan.raters) for pair in review.pairs
+    )
+    pairs = "pair" if open_pairs == 1 else f"{open_pairs} pairs"
+    told = ", ".join(f"{rater} {count}" for rater, count in left.items() if count)
+    early = ", or tell them now (review.py report ... unblind=true), after which no rating is taken" if enough else ""
+    return f"its sides have not been told yet: rate the remaining {pairs} (to go: {told}){early}"
 
 
 def _told(sides: Sides) -> str:
