@@ -1,6 +1,7 @@
 """Grades the open answers of an evaluation: `python scripts/grade.py export|import|judge|show evaluation=FOLDER`.
 
-    export  [sheet=FILE.csv] [seed=65]      a sheet for raters, who do not see which model answered; its key stays here
+    export  [sheet=FILE.csv] [seed=NUMBER]  a sheet for raters, who do not see which model answered; its key stays here, with
+                                            the seed of the order, a secret one unless it is given
     import  sheet=FILE.csv rater=NAME       takes the sheet back, with yes or no in its column `met`
     judge   model=NAME [base_url=http://localhost:8000/v1] [timeout_seconds=120] [attempts=3] [allow_remote=true]
                                             lets a model behind an OpenAI-compatible server grade, labelled LLM_JUDGE; it never
@@ -39,7 +40,8 @@ def main(arguments: list[str]) -> None:
     folder = Path(values["evaluation"])
     if verb == "export":
         sheet = Path(values["sheet"]) if "sheet" in values else None
-        sheet, key = grading.export_sheet(folder, sheet, int(values.get("seed", 65)))
+        seed = int(values["seed"]) if "seed" in values else None
+        sheet, key = grading.export_sheet(folder, sheet, seed)
         tell("sheet", sheet)
         tell("key", f"{key} (not for the raters)")
         tell("then", f"python scripts/grade.py import evaluation={folder} sheet={sheet} rater=NAME")

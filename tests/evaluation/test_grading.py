@@ -81,13 +81,30 @@ def test_the_sheet_does_not_say_who_answered(evaluation: Path) -> None:
 
 
 def test_a_sheet_in_use_is_not_overwritten(evaluation: Path) -> None:
-    """The second one needs another name; the same seed gives the same order."""
-    sheet, _ = export_sheet(evaluation)
+    """The second one needs another name; the same seed gives the same order, whatever was answered first."""
+    sheet, _ = export_sheet(evaluation, seed=5)
     with pytest.raises(DataError, match="exists already"):
         export_sheet(evaluation)
-    again, key = export_sheet(evaluation, evaluation / "other" / "again.csv")
+    items = evaluation / "items.jsonl"
+    items.write_text("\n".join(items.read_text().split("\n")[:-1][::-1]))
+    again, key = export_sheet(evaluation, evaluation / "other" / "again.csv", seed=5)
     assert again.read_bytes() == sheet.read_bytes()
     assert key.parent == evaluation / "grading"
+
+
+def test_who_knows_the_code_does_not_know_the_sides(evaluation: Path) -> None:
+    """Each sheet has a secret seed, kept with the key, which lies in another folder and is its owner's alone to read."""
+    written = [export_sheet(evaluation, evaluation / "sheets" / f"{name}.csv") for name in ("one", "two")]
+    owners = [list(json.loads(key.read_text())["answers"].values()) for _, key in written]
+    seeds = {json.loads(key.read_text())["seed"] for _, key in written}
+    assert len(seeds) == 2 and owners[0] != owners[1]
+    for sheet, key in written:
+        assert key.stat().st_mode & 0o777 == 0o600
+        assert key.parent != sheet.parent
+    assert export_sheet(evaluation)[0] == evaluation / "sheets" / "sheet.csv"
+    assert {path.suffix for path in (evaluation / "sheets").iterdir()} == {".csv"}
+    with pytest.raises(DataError, match=r"beside the key(.|\n)*fix: sheet="):
+        export_sheet(evaluation, evaluation / "grading" / "three.csv")
 
 
 def test_no_cell_is_a_formula(evaluation: Path) -> None:

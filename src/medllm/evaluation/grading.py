@@ -1,9 +1,11 @@
 """Grades of open answers: a sheet for people, who do not see which model answered, and the way back.
 
-    <evaluation>/items.jsonl --export--> grading/sheet.csv      for the raters: a row for each criterion
-                                         grading/sheet.key.json stays here: whose answer each one is
+    <evaluation>/items.jsonl --export--> sheets/sheet.csv       for the raters: a row for each criterion
+                                         grading/sheet.key.json stays here: whose answer each one is, and the secret seed
     sheet.csv, filled in     --import--> grading/grades.jsonl   a line for each answer and rater
                                          items.jsonl            with the scores
+
+All but the sheet tells who answered: the key can be read by its owner only, and no sheet is written beside it.
 
 An answer counts once all of its criteria are graded. Where several people graded one, each criterion counts by the share of
 them who found it met. Grades know the answer they belong to by its text: an answer that was generated anew has none.
@@ -14,6 +16,7 @@ import hashlib
 import io
 import json
 import random
+import secrets
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -85,8 +88,13 @@ class Grades:
 
 
 def grading_folder(evaluation: Path) -> Path:
-    """Where sheets, keys and grades of an evaluation are."""
+    """Where keys and grades of an evaluation are: they tell who answered, and are not for raters."""
     return evaluation / "grading"
+
+
+def sheets_folder(evaluation: Path) -> Path:
+    """Where sheets are, and nothing else."""
+    return evaluation / "sheets"
 
 
 def load_answers(evaluation: Path) -> list[OpenAnswer]:
@@ -120,32 +128,37 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def export_sheet(evaluation: Path, sheet: Path | None = None, seed: int = 65) -> tuple[Path, Path]:
+def export_sheet(evaluation: Path, sheet: Path | None = None, seed: int | None = None) -> tuple[Path, Path]:
     """Writes a sheet for raters and its key.
 
     Args:
         evaluation: Folder with `items.jsonl`.
-        sheet: Where to; below the evaluation if not given. The key always stays with the evaluation.
-        seed: Of the order of answers.
+        sheet: Where to; `sheets/sheet.csv` of the evaluation if not given. The key always stays with the evaluation.
+        seed: Of the order of answers; who knows it knows whose they are. A secret one, which the key keeps, if not given.
 
     Returns:
         Sheet and key.
 
     Raises:
-        DataError: if there is nothing to grade, or the sheet exists, which may be half filled in.
+        DataError: if there is nothing to grade, the sheet would lie beside its key, or it exists, which may be half filled in.
     """
-    answers = load_answers(evaluation)
-    sheet = sheet or grading_folder(evaluation) / SHEET
+    answers = sorted(load_answers(evaluation), key=lambda answer: (answer.id, answer.side))  # whatever came first
+    sheet = sheet or sheets_folder(evaluation) / SHEET
     key = key_of(evaluation, sheet)
+    if sheet.resolve().parent == key.resolve().parent:
+        fix = f"sheet={sheets_folder(evaluation) / sheet.name}, or any other folder"
+        raise DataError(f"sheet={sheet}: would lie beside the key, which tells who answered\n    fix: {fix}")
     taken = next((path for path in (sheet, key) if path.exists()), None)
     if taken:
         raise DataError(f"{taken} exists already, and may be in use\n    fix: sheet=<another name>")
-    random.Random(seed).shuffle(answers)
+    seed = secrets.randbits(64) if seed is None else seed
+    random.Random(f"medllm grading {seed}").shuffle(answers)
     names = {f"A{number:04d}": answer for number, answer in enumerate(answers, 1)}
     for folder in (key.parent, sheet.parent):
         folder.mkdir(parents=True, exist_ok=True)
     owners = {name: {"id": a.id, "side": a.side, "digest": a.digest} for name, a in names.items()}
     write_whole(key, json.dumps({"format": 1, "sheet": sheet.name, "seed": seed, "answers": owners}, indent=2))
+    key.chmod(0o600)
     with sheet.open("w", encoding="utf-8-sig", newline="") as file:  # the mark tells spreadsheets that it is UTF-8
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
