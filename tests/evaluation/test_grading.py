@@ -187,6 +187,34 @@ def test_a_row_that_cannot_be_understood_stops_the_import(evaluation: Path, chan
     assert (evaluation / "items.jsonl").read_text() == before
 
 
+@pytest.mark.parametrize("column", ["answer", "number", "conversation", "response", "criterion"])
+def test_a_column_that_was_sorted_alone_stops_the_import(evaluation: Path, column: str) -> None:
+    """As a spreadsheet does where one column is selected: told by row and column, and nothing is taken."""
+    sheet, _ = export_sheet(evaluation)
+    rows = [{**row, "met": "yes"} for row in read(sheet)]
+    cells = sorted((row[column] for row in rows), reverse=column == "answer")  # those come in ascending order
+    mixed = [{**row, column: cell} for row, cell in zip(rows, cells, strict=True)]
+    with pytest.raises(
+        DataError, match=r"row \d+, column \w+: is not what was exported(.|\n)*fix: sort and move whole"
+    ):
+        import_sheet(evaluation, fill(sheet, mixed), "dr_a")
+    assert load_grades(evaluation) == []
+
+
+def test_what_a_spreadsheet_does_to_texts_does_not_matter(evaluation: Path) -> None:
+    """Line ends, blanks, and the apostrophe before a formula; the row that a message names is the spreadsheet's."""
+    text = json.dumps(line("x", "base", "=1+1\n\n- one\n- two "))
+    (evaluation / "items.jsonl").write_text(text + "\n")
+    sheet, _ = export_sheet(evaluation)
+    rows = [{**row, "met": "yes", "response": "=1+1\r\n- one\r\n- two"} for row in read(sheet)]
+    assert import_sheet(evaluation, fill(sheet, rows), "dr_a") == (1, 0)
+    rows[1]["met"] = "maybe"
+    head, _, rest = fill(sheet, rows).read_text().partition("\n")
+    sheet.write_text(f"{head}\n\n{rest}")
+    with pytest.raises(DataError, match="row 4: met=maybe"):
+        import_sheet(evaluation, sheet, "dr_a")
+
+
 def test_what_does_not_belong_together_is_told(evaluation: Path, tmp_path: Path) -> None:
     """No rater, no key, a file that is none, columns that are gone, answers that were generated anew."""
     sheet, key = export_sheet(evaluation)

@@ -32,6 +32,8 @@ COLUMNS = ("answer", "number", "conversation", "response", "criterion", "met", "
 YES = {"yes", "y", "1", "true", "x", "met", "ja", "oui"}
 NO = {"no", "n", "0", "false", "not met", "nein", "non"}
 SHOWN = 5  # faults of a sheet
+COMPARED_CHARACTERS = 30_000  # of a text of a sheet; spreadsheets cut a cell after 32,767
+MIXED_UP = "sort and move whole rows only, or copy `met` and `comment` into the sheet as it was exported"
 
 
 @dataclass(frozen=True)
@@ -163,9 +165,8 @@ def export_sheet(evaluation: Path, sheet: Path | None = None, seed: int | None =
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for name, answer in names.items():
-            for number, criterion in enumerate(answer.rubric.criteria, 1):
-                texts = [_cell(text) for text in (answer.transcript, answer.answer, criterion.criterion)]
-                writer.writerow([name, number, *texts, "", ""])
+            for number in range(1, len(answer.rubric.criteria) + 1):
+                writer.writerow([name, number, *map(_cell, _texts(answer, number).values()), "", ""])
     return sheet, key
 
 
@@ -175,12 +176,26 @@ def key_of(evaluation: Path, sheet: Path) -> Path:
 
 
 def _cell(text: str) -> str:
-    """What a spreadsheet must not take for a formula; the text of a sheet is never read again."""
+    """What a spreadsheet must not take for a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def _texts(answer: OpenAnswer, number: int) -> dict[str, str]:
+    """What a row shows of a criterion, by column."""
+    criterion = answer.rubric.criteria[number - 1].criterion
+    return {"conversation": answer.transcript, "response": answer.answer, "criterion": criterion}
+
+
+def _compared(text: str) -> str:
+    """A text without what a spreadsheet may change, and without the apostrophe that guarded it."""
+    return " ".join(text.lstrip("'").split())[:COMPARED_CHARACTERS]
 
 
 def import_sheet(evaluation: Path, sheet: Path, rater: str) -> tuple[int, int]:
     """Takes what a rater filled in; a sheet imported again replaces what this rater had said.
+
+    The texts of each row must be those that were exported with it: sorting one column and not the others mixes answers up
+    without a trace.
 
     Returns:
         Answers graded, and answers left out because a criterion was not graded.
@@ -202,7 +217,7 @@ def import_sheet(evaluation: Path, sheet: Path, rater: str) -> tuple[int, int]:
     if changed:
         fix = "export a new sheet"
         raise DataError(f"{len(changed)} answers were generated anew since {sheet.name} was exported\n    fix: {fix}")
-    cells = _read(sheet, {name: len(answer.rubric.criteria) for name, answer in known.items()})
+    cells = _verdicts(sheet, _rows(sheet), known)
     grades, unfinished = [], 0
     for name, answer in known.items():
         row = cells[name]
@@ -217,8 +232,8 @@ def import_sheet(evaluation: Path, sheet: Path, rater: str) -> tuple[int, int]:
     return len(grades), unfinished
 
 
-def _read(sheet: Path, num_criteria: dict[str, int]) -> dict[str, dict[int, tuple[bool | None, str]]]:
-    """Verdict and comment by answer and number of the criterion."""
+def _rows(sheet: Path) -> list[tuple[int, dict[str, str]]]:
+    """Its rows by column, with their numbers as a spreadsheet shows them; empty rows are left out."""
     try:
         text = sheet.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -226,34 +241,54 @@ def _read(sheet: Path, num_criteria: dict[str, int]) -> dict[str, dict[int, tupl
     except (OSError, UnicodeDecodeError):
         raise DataError(f"{sheet} cannot be read as UTF-8\n    fix: save it as `CSV UTF-8`") from None
     delimiter = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets write what their country uses
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    if not {"answer", "number", "met"} <= set(reader.fieldnames or ()):
-        raise DataError(f"{sheet} lacks a column: answer, number and met are needed")
-    found: dict[str, dict[int, tuple[bool | None, str]]] = {name: {} for name in num_criteria}
+    table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    head = [cell.strip() for cell in table[0]] if table else []
+    wrong = [name for name in COLUMNS if head.count(name) != 1 and (name != "comment" or name in head)]
+    if wrong:
+        fix = f"each of {', '.join(COLUMNS)} once, as the sheet was exported"
+        raise DataError(f"{sheet} lacks a column, or has it twice: {', '.join(wrong)}\n    fix: {fix}")
+    return [
+        (number, dict(zip(head, [*row, *([""] * (len(head) - len(row)))], strict=False)))
+        for number, row in enumerate(table[1:], 2)
+        if any(map(str.strip, row))
+    ]
+
+
+def _verdicts(
+    sheet: Path, rows: Iterable[tuple[int, dict[str, str]]], answers: dict[str, OpenAnswer]
+) -> dict[str, dict[int, tuple[bool | None, str]]]:
+    """Verdict and comment by answer and number of the criterion."""
+    asked = {(name, str(n)): n for name, answer in answers.items() for n in range(1, len(answer.rubric.criteria) + 1)}
+    found: dict[str, dict[int, tuple[bool | None, str]]] = {name: {} for name in answers}
     faults = []
-    for index, row in enumerate(reader, 2):
-        name, number, said = ((row[column] or "").strip() for column in ("answer", "number", "met"))
+    for index, row in rows:
+        name, given, said = (row[column].strip() for column in ("answer", "number", "met"))
         where = f"row {index}"
-        if not name and not number:
+        number = asked.get((name, given))
+        if number is None:
+            faults.append(f"{where}: no criterion {_shown(given)} of an answer {_shown(name)} was exported")
             continue
-        if (
-            name not in found
-            or not number.isascii()
-            or not number.isdigit()
-            or not 1 <= int(number) <= num_criteria[name]
-        ):
-            faults.append(f"{where}: no criterion {number} of an answer {name} was exported")
-        elif int(number) in found[name]:
+        faults += [
+            f"{where}, column {column}: is not what was exported with criterion {number} of {name}: "
+            f"{_shown(row[column])}\n      fix: {MIXED_UP}"
+            for column, text in _texts(answers[name], number).items()
+            if _compared(row[column]) != _compared(text)
+        ]
+        if number in found[name]:
             faults.append(f"{where}: criterion {number} of {name} a second time")
-        elif said and said.casefold() not in YES | NO:
-            faults.append(f"{where}: met={said} is neither yes nor no")
-        else:
-            verdict = None if not said else said.casefold() in YES
-            found[name][int(number)] = verdict, (row.get("comment") or "").strip()
+        if said and said.casefold() not in YES | NO:
+            faults.append(f"{where}: met={_shown(said)} is neither yes nor no")
+        found[name][number] = said.casefold() in YES if said else None, row.get("comment", "").strip()
     if faults:
         more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise DataError(f"{sheet} cannot be taken:\n  " + "\n  ".join(faults[:SHOWN]) + more)
     return found
+
+
+def _shown(text: str) -> str:
+    """A cell in a message: short, and without what could act on a terminal."""
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def load_grades(evaluation: Path) -> list[Grades]:
