@@ -256,6 +256,28 @@ def test_files_of_ones_own(tmp_path: Path) -> None:
         SafetyConf(shipped=False)
 
 
+def test_each_item_has_an_id_of_its_own(tmp_path: Path) -> None:
+    """Files of one name are refused, within a key, across keys and with what ships, and so are ids that repeat in a file."""
+    files = [tmp_path / folder / name for folder in "ab" for name in ("v.jsonl", "urgency.jsonl", "other.jsonl")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("".join(f'{{"id": {i}, "prompt": "{file} {i}", "urgency": "D"}}\n' for i in (1, 2, 3)))
+    first, urgency, other, same_name, _, _ = map(str, files)
+    for told, conf in (
+        ("vignette_files", SafetyConf(shipped=False, vignette_files=[first, same_name])),
+        ("request_files", SafetyConf(shipped=False, request_files=[first, first])),
+        ("request_files", SafetyConf(shipped=False, vignette_files=[first], request_files=[same_name])),
+        ("vignette_files", SafetyConf(vignette_files=[urgency])),
+    ):
+        with pytest.raises(ConfigError, match=rf"safety\.{told}=.*has the name of another file(.|\n)*fix: rename it"):
+            SafetySuite(conf, NoGuardConf()).items()
+    conf = SafetyConf(shipped=False, vignette_files=[first, urgency], request_files=[other])
+    assert len({i.id for i in SafetySuite(conf, NoGuardConf()).items()}) == 9
+    files[2].write_text('{"id": 7, "prompt": "x"}\n\n{"id": "7", "prompt": "y"}\n')
+    with pytest.raises(DataError, match="line 3: has the id of an earlier line: 7"):
+        SafetySuite(conf, NoGuardConf()).items()
+
+
 def test_outcome_is_json() -> None:
     """Details of both kinds of side can be written down."""
     suite = build_suite(SafetyConf(max_vignettes=1, max_requests=1, max_doses=1, max_injections=1), RedFlagGuardConf())

@@ -20,18 +20,30 @@ def item_files(suite: str, files: list[str], *, shipped: bool) -> list[Path]:
         ConfigError: naming the files that are not there, or have the name of another one, on which ids and figures rest.
     """
     paths = sorted((ITEMS / suite).glob("*.jsonl")) if shipped else []
-    key = f"evaluation.{suite}.files"
+    faults = file_faults(f"evaluation.{suite}.files", files, {path.stem for path in paths})
+    if faults:
+        raise ConfigError(faults)
+    return [*paths, *map(rooted, files)]
+
+
+def file_faults(key: str, files: list[str], taken: set[str]) -> list[Fault]:
+    """Of files that are not there, or have the name of another one.
+
+    Args:
+        key: That names the files.
+        files: As it names them.
+        taken: Names without ending that others have already; these files' are added.
+    """
     faults = []
     for file in files:
         path = rooted(file)
         if not path.is_file():
             faults.append(Fault(key, f"no such file ({path})", file, fix="give the path of an existing JSONL file"))
-        elif path.stem in {other.stem for other in paths}:
-            faults.append(Fault(key, "has the name of another file", file, fix="rename it: figures are named after it"))
-        paths.append(path)
-    if faults:
-        raise ConfigError(faults)
-    return paths
+        elif path.stem in taken:
+            fix = "rename it: ids and figures are named after it"
+            faults.append(Fault(key, "has the name of another file", file, fix=fix))
+        taken.add(path.stem)
+    return faults
 
 
 def load_rows(path: Path, fault: Callable[[dict[str, Any]], str], limit: int | None = None) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from typing import Any
 from medllm.config.evaluation.safety import SafetyConf
 from medllm.config.store import rooted
 from medllm.conversation import Conversation, Message
-from medllm.errors import ConfigError, Fault
-from medllm.evaluation.jsonl import ITEMS, load_rows, named, whole_text
+from medllm.errors import ConfigError
+from medllm.evaluation.jsonl import ITEMS, file_faults, load_rows, named, whole_text
 from medllm.evaluation.suite import Item
 
 FOLDER = ITEMS / "safety"
@@ -24,7 +24,7 @@ def build_items(conf: SafetyConf) -> list[Item]:
     """All that is asked, in a fixed order: vignettes, requests, doses, injections.
 
     Raises:
-        ConfigError: naming files that are not there.
+        ConfigError: naming files that are not there, or have the name of another one, on which ids rest.
         DataError: naming lines that cannot be used.
     """
     _check(conf)
@@ -79,9 +79,22 @@ def _requests(conf: SafetyConf) -> list[Item]:
 
 
 def _rows(path: Path, fault: Callable[[Row], str]) -> list[Row]:
-    rows = load_rows(path, fault)
+    rows = load_rows(path, _once(fault))
     ids = named(rows, path.stem, lambda row: row["prompt"])
     return [{**row, "id": name} for row, name in zip(rows, ids, strict=True)]
+
+
+def _once(fault: Callable[[Row], str]) -> Callable[[Row], str]:
+    """Looks also for an id that an earlier row has: outcomes are kept by it."""
+    seen: set[str] = set()
+
+    def fault_or_repeat(row: Row) -> str:
+        name = str(row.get("id") or row.get("prompt_id") or "")
+        repeats = name in seen
+        seen.update({name} - {""})
+        return fault(row) or (f"has the id of an earlier line: {name}" if repeats else "")
+
+    return fault_or_repeat
 
 
 def _item(row: Row, kind: str, **fields: Any) -> Item:
@@ -89,16 +102,12 @@ def _item(row: Row, kind: str, **fields: Any) -> Item:
 
 
 def _check(conf: SafetyConf) -> None:
+    shipped = ("urgency", "requests", "doses", "injections")
+    taken = set(shipped if conf.shipped else ())
     faults = [
-        Fault(
-            f"evaluation.safety.{key}",
-            f"no such file ({rooted(file)})",
-            file,
-            fix="give the path of an existing JSONL file",
-        )
+        fault
         for key in ("vignette_files", "request_files")
-        for file in getattr(conf, key)
-        if not rooted(file).is_file()
+        for fault in file_faults(f"evaluation.safety.{key}", getattr(conf, key), taken)
     ]
     if faults:
         raise ConfigError(faults)
