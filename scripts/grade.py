@@ -67,8 +67,10 @@ def _parse(arguments: list[str]) -> tuple[str, dict[str, str]]:
     values = dict(argument.partition("=")[::2] for argument in arguments[1:])
     faults = [Fault("", "no such option", name, allowed=allowed) for name in values if name not in OPTIONS[verb]]
     faults += [Fault(name, f"is needed to {verb}") for name in NEEDED[verb] if not values.get(name)]
-    if not values.get("seed", "0").isdigit():
-        faults.append(Fault("seed", "is no whole number", values["seed"]))
+    seed = values.get("seed", "0")
+    if not (seed.isascii() and seed.isdecimal()):
+        fix = "leave it out for a secret one"
+        faults.append(Fault("seed", "is no whole number", seed, allowed="digits 0 to 9", fix=fix))
     if faults:
         raise ConfigError(faults)
     return verb, values

@@ -136,6 +136,15 @@ def test_inspect_data(dialogues: Path, tmp_path: Path) -> None:
     assert done.returncode == 2
 
 
+@pytest.mark.parametrize("value", ["x", "", "-1", "\u00b2", "\u0663"])
+def test_a_number_is_of_the_digits_of_ascii(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Others count as digits, too, and are no number to Python, or one that nobody meant."""
+    with pytest.raises(SystemExit) as stopped:
+        pop_option([f"show={value}"], "show", 3)
+    assert stopped.value.code == 2
+    assert f"show={value}: is no whole number\n    allowed: digits 0 to 9" in capsys.readouterr().err
+
+
 def test_overrides_may_stand_on_both_sides_of_a_flag() -> None:
     """Argparse refuses them; we sort them."""
     assert overrides_first(["lora.r=8,16", "-m", "seed=1"]) == ["lora.r=8,16", "seed=1", "-m"]

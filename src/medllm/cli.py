@@ -88,8 +88,8 @@ def pop_option(arguments: list[str], name: str, default: Value) -> tuple[list[st
     if not own:
         return rest, default
     value = own[-1].partition("=")[2]
-    if isinstance(default, int) and not value.isdigit():
-        _complain(f"{name}={value}: is no whole number")
+    if isinstance(default, int) and not (value.isascii() and value.isdecimal()):
+        _complain(f"{name}={value}: is no whole number\n    allowed: digits 0 to 9, such as {name}={default}")
         raise SystemExit(2)
     return rest, type(default)(value)
 

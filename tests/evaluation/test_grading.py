@@ -242,6 +242,36 @@ def test_what_does_not_belong_together_is_told(evaluation: Path, tmp_path: Path)
         export_sheet(tmp_path / "empty")
 
 
+def test_a_sheet_that_is_no_csv_is_told(evaluation: Path) -> None:
+    """A quote that nobody closed, also before much text; a long comment is none of it."""
+    sheet, _ = export_sheet(evaluation)
+    rows = [{**row, "met": "yes", "comment": "long " * 40_000} for row in read(sheet)[:2]]
+    assert import_sheet(evaluation, fill(sheet, rows), "dr_a") == (1, 19)
+    for length in (1, 200_000):
+        sheet.write_text(",".join(COLUMNS) + '\nA0001,1,"' + "x" * length + "\n")
+        with pytest.raises(DataError, match=r"is no CSV file: .*\n    fix: close every quote"):
+            import_sheet(evaluation, sheet, "dr_b")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"), [({"mood": "good"}, "has the foreign key mood"), ({"met": None}, "lacks a key of a grade")]
+)
+def test_a_line_that_is_no_grade_is_told(evaluation: Path, change: dict[str, Any], told: str) -> None:
+    """By its number, before anything is added."""
+    grade_all(evaluation, "dr_a", "yes")
+    grades = evaluation / "grading" / "grades.jsonl"
+    first = {
+        name: value for name, value in {**json.loads(grades.read_text().split("\n")[0]), **change}.items() if value
+    }
+    grades.write_text('{"id": "cut o\n' + json.dumps(first) + "\n")
+    before = grades.read_text()
+    with pytest.raises(DataError, match=rf"grades\.jsonl, line 2: {told}\n    allowed: id, side, .*\n    fix: restore"):
+        add_grades(evaluation, [])
+    with pytest.raises(DataError, match=told):
+        grade_all(evaluation, "dr_b", "yes")
+    assert grades.read_text() == before
+
+
 def test_a_grade_stays_with_the_answer_it_was_given_to(evaluation: Path) -> None:
     """An answer generated anew is ungraded again, the others are not."""
     grade_all(evaluation, "dr_a", "yes")

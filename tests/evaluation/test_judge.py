@@ -275,6 +275,7 @@ def test_the_script_walks_the_round_trip(server: Server, tmp_path: Path) -> None
         (["export", "evaluation=x", "rater=y"], "rater: no such option"),
         (["import", "evaluation=x", "sheet=y"], "rater: is needed to import"),
         (["export", "evaluation=x", "seed=y"], "seed=y: is no whole number"),
+        (["export", "evaluation=x", "seed=\u00b2"], "seed=\u00b2: is no whole number"),
         (["judge", "evaluation=x", "model=m", "timeout_seconds=soon"], "timeout_seconds"),
         (["judge", "evaluation=x", "model=m", "base_url=https://example.com"], "is another machine"),
     ],

@@ -18,7 +18,7 @@ import json
 import random
 import secrets
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +119,19 @@ def load_answers(evaluation: Path) -> list[OpenAnswer]:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """Lines of JSON; one that an interruption cut off is none."""
+    return [value for _, value in _numbered(path)]
+
+
+def _numbered(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Lines of JSON with their numbers."""
     found = []
-    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n") if path.is_file() else [], 1):
         try:
             value = json.loads(line)
         except ValueError:
             continue
         if isinstance(value, dict):
-            found.append(value)
+            found.append((number, value))
     return found
 
 
@@ -241,7 +246,12 @@ def _rows(sheet: Path) -> list[tuple[int, dict[str, str]]]:
     except (OSError, UnicodeDecodeError):
         raise DataError(f"{sheet} cannot be read as UTF-8\n    fix: save it as `CSV UTF-8`") from None
     delimiter = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets write what their country uses
-    table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    csv.field_size_limit(10_000_000)
+    try:
+        table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        fix = "close every quote: save it once more as `CSV UTF-8` in a spreadsheet"
+        raise DataError(f"{sheet} is no CSV file: {error}\n    fix: {fix}") from None
     head = [cell.strip() for cell in table[0]] if table else []
     wrong = [name for name in COLUMNS if head.count(name) != 1 and (name != "comment" or name in head)]
     if wrong:
@@ -292,19 +302,43 @@ def _shown(text: str) -> str:
 
 
 def load_grades(evaluation: Path) -> list[Grades]:
-    """Of an evaluation; the last word of each rater on each answer."""
-    lines = [Grades(**line) for line in _lines(grading_folder(evaluation) / GRADES)]
-    return list({(g.id, g.side, g.digest, g.source, g.rater): g for g in lines}.values())
+    """Of an evaluation; the last word of each rater on each answer.
+
+    Raises:
+        DataError: naming a line that is no grade.
+    """
+    path = grading_folder(evaluation) / GRADES
+    names = [f.name for f in fields(Grades)]
+    grades = []
+    for number, line in _numbered(path):
+        foreign = sorted(set(line) - set(names))
+        try:
+            grades.append(Grades(**line))
+        except TypeError:
+            problem = f"has the foreign key {', '.join(foreign)}" if foreign else "lacks a key of a grade"
+            fix = f"    allowed: {', '.join(names)}\n    fix: restore the line as it was, or delete it"
+            raise DataError(f"{path}, line {number}: {problem}\n{fix}") from None
+    return _last_words(grades)
+
+
+def _last_words(grades: Iterable[Grades]) -> list[Grades]:
+    return list({(g.id, g.side, g.digest, g.source, g.rater): g for g in grades}.values())
 
 
 def add_grades(evaluation: Path, grades: Iterable[Grades]) -> None:
-    """Writes them down and into the scores of `items.jsonl`."""
+    """Writes them down and into the scores of `items.jsonl`.
+
+    Raises:
+        DataError: if what is written down already cannot be read; nothing is added then.
+    """
+    new = list(grades)
+    known = _last_words([*load_grades(evaluation), *new])
     path = grading_folder(evaluation) / GRADES
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(grade), ensure_ascii=False) + "\n" for grade in grades)
+        file.writelines(json.dumps(asdict(grade), ensure_ascii=False) + "\n" for grade in new)
     by_answer: dict[str, list[Grades]] = {}
-    for grade in load_grades(evaluation):
+    for grade in known:
         by_answer.setdefault(grade.digest, []).append(grade)
     answers = {(a.id, a.side): a for a in load_answers(evaluation)}
     lines = _lines(evaluation / ITEMS)
