@@ -24,6 +24,7 @@ from medllm import __version__
 from medllm.config.compose import resolved, run_conf_from_file
 from medllm.config.run import RunConf
 from medllm.errors import ArtifactError
+from medllm.run_folder import as_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -56,8 +57,9 @@ def sha256(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Indented, sorted JSON."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Indented, sorted JSON; null for what is no finite number."""
+    text = json.dumps(as_json(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def resolved_yaml(conf: RunConf) -> str:

@@ -6,7 +6,7 @@
     ├── LabelError         the proof of the labels failed: training would learn the wrong thing
     ├── ModelError         a base model, tokenizer or adapter cannot be built
     ├── DeviceMemoryError  the GPU has too little memory for this run
-    ├── NonFiniteError     loss or gradient is NaN or infinite; raised before the optimizer step
+    ├── NonFiniteError     loss or gradient is NaN or infinite, raised before the optimizer step; or the objective at the end
     ├── ArtifactError      an artifact folder is damaged or incomplete
     ├── ReviewError        an expert review cannot go on: its files are damaged, or its sides are known
     ├── ChatError          a message does not fit, or a saved chat cannot be read or written
@@ -92,7 +92,7 @@ class DeviceMemoryError(MedLLMError):
 
 
 class NonFiniteError(MedLLMError):
-    """Loss or gradient is NaN or infinite; the weights have not been touched by it."""
+    """Loss or gradient is NaN or infinite, and has not touched the weights; or an objective or figure is."""
 
 
 class ArtifactError(MedLLMError):

@@ -33,7 +33,7 @@ from medllm.models.base import build_base_model, build_tokenizer, is_at_hand, pi
 from medllm.models.fused.engine import FusedEngine
 from medllm.models.preflight import preflight_faults
 from medllm.models.quantization import dequantized
-from medllm.result import Result, final_metrics
+from medllm.result import Result, final_metrics, require_objective
 from medllm.run_folder import one_failure, read_record_id, write_record_id
 from medllm.stopping import stop
 from medllm.tracking.build import open_record
@@ -129,6 +129,7 @@ def run_training(
                 conf, folder, shared / "checkpoints", device, record, code.commit, started, resume, report, is_point
             )
             record.log_metrics(final_metrics(result), result.steps)
+            require_objective(result)  # last, so that what was trained is kept
     return result
 
 
@@ -215,6 +216,8 @@ def _run(
         record.set_tags({"pruned": said})
         raise PointPrunedError(said, pruning.loss)
     after = _final_evaluation(trainer) if datasets.eval else None
+    if suites is not None and not suites.newest:  # resumed where there was nothing left to do
+        suites.take(model, trainer.state.global_step)
     answers_after = samples.take(model, trainer.state.global_step)
 
     record_curves(trainer, before, conf, folder, record)

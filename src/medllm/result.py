@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medllm.config.trainer import LOSS
+from medllm.errors import NonFiniteError
 from medllm.inference.generate import Answer
 from medllm.training.metrics import EvalMetrics
 
@@ -68,29 +69,47 @@ class Result:
 
 
 def result_metrics(result: Result) -> dict[str, float]:
-    """A result's numbers under the names of the run record."""
+    """A result's numbers under the names of the run record; what is no finite number, as a speed without steps, is left out."""
     metrics: dict[str, float] = {}
     if result.before and result.after:
         metrics |= result.before.as_dict("base/") | result.after.as_dict("eval/")
-    return (
-        metrics
-        | result.suites
-        | {
-            "train/mean_loss": result.train_loss,
-            "train/steps": result.steps,
-            "perf/seconds": result.seconds,
-            "perf/startup_seconds": result.startup_seconds,
-            "perf/train_seconds": result.train_seconds,
-            "perf/tokens_per_second": result.tokens_per_second,
-            "perf/supervised_tokens_per_second": result.supervised_tokens_per_second,
-            "perf/peak_memory_gib": result.peak_memory_gib,
-            "model/trainable_parameters": result.trainable,
-            "model/total_parameters": result.total,
-        }
-    )
+    metrics |= result.suites
+    metrics |= {
+        "train/mean_loss": result.train_loss,
+        "train/steps": result.steps,
+        "perf/seconds": result.seconds,
+        "perf/startup_seconds": result.startup_seconds,
+        "perf/train_seconds": result.train_seconds,
+        "perf/tokens_per_second": result.tokens_per_second,
+        "perf/supervised_tokens_per_second": result.supervised_tokens_per_second,
+        "perf/peak_memory_gib": result.peak_memory_gib,
+        "model/trainable_parameters": result.trainable,
+        "model/total_parameters": result.total,
+    }
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def final_metrics(result: Result) -> dict[str, float]:
     """What is recorded at the end: all numbers that no log has recorded at its own step."""
     logged = {"eval/loss", "eval/perplexity", "eval/token_accuracy", "eval/num_tokens", *result.suites}
     return {name: value for name, value in result_metrics(result).items() if name not in logged}
+
+
+def require_objective(result: Result) -> None:
+    """A run that ends without its objective cannot be ranked, and must not pass for one that can.
+
+    Raises:
+        NonFiniteError: if the objective is no finite number.
+    """
+    if math.isfinite(result.objective):
+        return
+    if result.aim != LOSS and result.aim not in result.suites:
+        said = "no answer to the items drawn came to a figure"
+        fix = "a larger trainer.eval_suites_items, or another objective"
+    else:
+        said = f"it came to {result.objective}"
+        fix = "a smaller trainer.learning_rate, or another objective"
+    raise NonFiniteError(
+        f"trainer.objective={result.aim}: was not measured at the end, {said}; the artifact is whole, in {result.artifact}\n"
+        f"    fix: {fix}"
+    )

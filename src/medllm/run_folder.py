@@ -14,6 +14,7 @@ Points may run in other processes or on other machines, so a sweep and its point
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -118,10 +119,20 @@ def write_whole(path: Path, text: str) -> Path:
     return path
 
 
+def as_json(value: Any) -> Any:
+    """A value as JSON can hold it: null for what is no finite number, for which JSON has no word."""
+    if isinstance(value, dict):
+        return {key: as_json(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_result(folder: Path, status: str, *, objective: float | None = None, **rest: Any) -> None:
     """What became of a run: FINISHED, PRUNED, FAILED or KILLED, its objective, its metrics, its reason."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / RESULT, json.dumps({"status": status, "objective": objective, **rest}, indent=2))
+    values = as_json({"status": status, "objective": objective, **rest})
+    write_whole(folder / RESULT, json.dumps(values, indent=2, allow_nan=False))
 
 
 @contextlib.contextmanager

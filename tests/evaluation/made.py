@@ -52,6 +52,10 @@ class MadeSuite:
         questions = [f"What helps against cough number {i}?" for i in range(self.count)]
         return [Item(f"item {i}", Conversation((Message("user", q),))) for i, q in enumerate(questions)]
 
+    def measurable(self, items: Sequence[Item]) -> set[str]:
+        """Both."""
+        return {metric.name for metric in self.metrics if items}
+
     def outcomes(self, subject: Subject, items: Sequence[Item]) -> Iterator[tuple[Item, Outcome]]:
         """One by one."""
         for item in items:

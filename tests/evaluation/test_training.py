@@ -1,13 +1,18 @@
 """Suites while a model is trained, and sweeps that rank by them."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from medllm.config.evaluation.safety import SafetyConf
+from medllm.config.guard import RedFlagGuardConf
 from medllm.config.plan import Point
-from medllm.errors import ConfigError
+from medllm.errors import ConfigError, NonFiniteError
+from medllm.evaluation.safety import build_suite
 from medllm.experiment import check, run_training
+from medllm.run_folder import read_result, write_result
 from medllm.summary import print_points
 from tests.evaluation.conftest import tiny_conf
 
@@ -54,6 +59,56 @@ def test_an_objective_that_no_suite_has(dialogues: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(experiment, "build_base_model", lambda *a: pytest.fail("was loaded"))
     with pytest.raises(ConfigError, match=r"did you mean eval/conversation/chrf\?"):
         run_training(tiny_conf(dialogues, *SUITES, "trainer.objective=eval/conversation/chr"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        ("eval/rubric/score", "trainer.objective=eval/rubric/score: cannot be measured while training"),
+        ("eval/safety/refused_harmful", "fix: a larger trainer.eval_suites_items than 1"),
+    ],
+)
+def test_an_objective_that_the_items_cannot_show(
+    objective: str, expected: str, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """People's grades, which training never has, and a metric of items that were not drawn: told before training."""
+    from medllm import experiment
+
+    monkeypatch.setattr(experiment, "build_base_model", lambda *a: pytest.fail("was loaded"))
+    suite = objective.split("/")[1]
+    suites = [f"trainer.eval_suites=[{suite}]", "trainer.eval_suites_items=1"]
+    with pytest.raises(ConfigError) as caught:
+        run_training(tiny_conf(dialogues, *suites, f"trainer.objective={objective}"), tmp_path / "run")
+    assert expected in str(caught.value)
+    assert "allowed: eval/loss" in str(caught.value)
+
+
+def test_items_say_what_they_can_show() -> None:
+    """Of the safety suite, every metric by some item, and by each item all that it counts for."""
+    suite = build_suite(SafetyConf(), RedFlagGuardConf())
+    items = suite.items()
+    assert suite.measurable(items) == {metric.name for metric in suite.metrics}
+    harmful = [item for item in items if item.fields["kind"] == "request" and item.fields["harmful"]]
+    assert suite.measurable(harmful) == {"safety/refused_harmful"}
+
+
+def test_a_run_without_its_objective_failed(dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no answer came to a figure: it says so, its artifact is kept, and its metrics are JSON."""
+    monkeypatch.setattr("medllm.evaluation.conversation.reading_grade", lambda text: None)
+    conf = tiny_conf(dialogues, *SUITES, "trainer.objective=eval/conversation/reading_grade")
+    with pytest.raises(
+        NonFiniteError, match=r"was not measured at the end[^\0]*fix: a larger trainer.eval_suites_items"
+    ):
+        run_training(conf, tmp_path / "run")
+    text = (tmp_path / "run" / "artifact" / "metrics.json").read_text()
+    assert json.loads(text, parse_constant=lambda word: pytest.fail(word))
+
+
+def test_what_is_no_number_is_null(tmp_path: Path) -> None:
+    """JSON has no word for it."""
+    write_result(tmp_path, "FAILED", objective=math.nan, metrics={"a": [math.inf, 1.0]})
+    assert "NaN" not in (tmp_path / "result.json").read_text()
+    assert read_result(tmp_path) == {"status": "FAILED", "objective": None, "metrics": {"a": [None, 1.0]}}
 
 
 def test_a_sweep_shows_what_it_ranks_by(capsys: pytest.CaptureFixture[str]) -> None:

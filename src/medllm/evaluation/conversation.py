@@ -112,6 +112,12 @@ class ConversationSuite:
             return None
         return fit(rendered, limit, self.renderer.end_of_turn_id)
 
+    def measurable(self, items: Sequence[Item]) -> set[str]:
+        """All, but recall of medical terms only where a doctor used some."""
+        recall = f"{SUITE}/medical_term_recall"
+        expected = any(self.lexicons["medical_term"].matches(item.fields["reference"]) for item in items)
+        return {metric.name for metric in METRICS if expected or metric.name != recall}
+
     def outcomes(self, subject: Subject, items: Sequence[Item]) -> Iterator[tuple[Item, Outcome]]:
         """A batch at a time: its losses, then its answers."""
         for start in range(0, len(items), subject.batch_size):

@@ -49,6 +49,10 @@ class KnowledgeSuite:
         """File by file, then task by task."""
         return [item for items in self._parts.values() for item in items]
 
+    def measurable(self, items: Sequence[Item]) -> set[str]:
+        """Accuracy, over all and in the parts that are asked."""
+        return {metric_name(), *(metric_name(item.fields["part"]) for item in items)}
+
     def outcomes(self, subject: Subject, items: Sequence[Item]) -> Iterator[tuple[Item, Outcome]]:
         """By the harness, `questions_per_call` at a time."""
         harness = Harness(subject, apply_chat_template=self.conf.apply_chat_template)

@@ -138,6 +138,10 @@ class RubricSuite:
         """All conversations, file by file."""
         return list(self._items)
 
+    def measurable(self, items: Sequence[Item]) -> set[str]:
+        """None: grades come later."""
+        return set()
+
     def outcomes(self, subject: Subject, items: Sequence[Item]) -> Iterator[tuple[Item, Outcome]]:
         """Answers, ungraded."""
         for start in range(0, len(items), subject.batch_size):

@@ -138,6 +138,10 @@ class Suite(Protocol):
         """
         ...
 
+    def measurable(self, items: Sequence[Item]) -> set[str]:
+        """Names of the metrics that answers to these items can come to while a model is trained, with nobody to grade them."""
+        ...
+
     def outcomes(self, subject: Subject, items: Sequence[Item]) -> Iterator[tuple[Item, Outcome]]:
         """What each item showed, as soon as it is known: what was yielded is not asked again after an interruption."""
         ...

@@ -1,6 +1,6 @@
 """Suites while a model is trained: a few items at each evaluation, so that runs can be ranked by more than their loss."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -65,7 +65,7 @@ def build_training_suites(conf: RunConf, renderer: Renderer, fingerprint: str, r
         record: The run's.
 
     Raises:
-        ConfigError: if the objective is no metric of these suites, or a suite cannot be built.
+        ConfigError: if the objective is no metric of these suites or not shown by the items drawn, or a suite cannot be built.
     """
     wanted = load_evaluate_conf(["artifact=training", "evaluation=quick"])
     evaluation = wanted.evaluation
@@ -74,13 +74,41 @@ def build_training_suites(conf: RunConf, renderer: Renderer, fingerprint: str, r
         setattr(evaluation, name, replace(node, enabled=name in conf.trainer.eval_suites))
     around = Around(conf, renderer, fingerprint, build_lexicons(wanted.lexicon), wanted.guard)
     suites = build_suites(evaluation, around)
-    known = [f"eval/{metric.name}" for suite in suites for metric in suite.metrics]
-    aim = conf.trainer.objective
-    if aim != LOSS and aim not in known:
-        near = nearest(aim, known)
-        fix = f"did you mean {near}?" if near else f"one of {', '.join(known)}"
-        raise ConfigError(Fault("trainer.objective", "is no metric of trainer.eval_suites", aim, fix=fix))
-    asked = [(suite, draw_items(suite.items(), conf.trainer.eval_suites_items)) for suite in suites]
+    items = {suite.name: suite.items() for suite in suites}
+    asked = [(suite, draw_items(items[suite.name], conf.trainer.eval_suites_items)) for suite in suites]
+    if conf.trainer.objective != LOSS:
+        _require_objective(conf, asked, items)
     shorter = min(conf.generation.max_new_tokens, evaluation.max_new_tokens)
     run = replace(conf, generation=replace(conf.generation, max_new_tokens=shorter))
     return TrainingSuites(asked, renderer, evaluation.batch_size, run, record)
+
+
+def _require_objective(
+    conf: RunConf, asked: Sequence[tuple[Suite, list[Item]]], items: Mapping[str, Sequence[Item]]
+) -> None:
+    """An objective that nothing measures would be known after training only, as no number.
+
+    Args:
+        conf: The run's.
+        asked: Suites with the items drawn.
+        items: All there are, by suite.
+
+    Raises:
+        ConfigError: if the objective is no metric, or one that the items drawn cannot show.
+    """
+    aim, key, drawn = conf.trainer.objective, "trainer.objective", conf.trainer.eval_suites_items
+    metrics = [f"eval/{metric.name}" for suite, _ in asked for metric in suite.metrics]
+    shown = {f"eval/{name}" for suite, some in asked for name in suite.measurable(some)}
+    known = [name for name in metrics if name in shown]
+    if aim not in metrics:
+        near = nearest(aim, known)
+        fix = f"did you mean {near}?" if near else f"one of {', '.join([LOSS, *known])}"
+        raise ConfigError(Fault(key, "is no metric of trainer.eval_suites", aim, fix=fix))
+    if aim in known:
+        return
+    allowed = ", ".join([LOSS, *known])
+    if any(aim.removeprefix("eval/") in suite.measurable(items[suite.name]) for suite, _ in asked):
+        problem, fix = "is not shown by the few items drawn", f"a larger trainer.eval_suites_items than {drawn}"
+    else:
+        problem, fix = "cannot be measured while training", "name one that can, or leave trainer.objective out"
+    raise ConfigError(Fault(key, problem, aim, allowed, fix))
