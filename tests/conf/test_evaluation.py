@@ -53,6 +53,26 @@ def test_refusals() -> None:
     assert "evaluation.gate.rules.loss.margin=-1.0: is out of range" in refusal("evaluation.gate.rules.loss.margin=-1")
 
 
+@pytest.mark.parametrize(
+    ("key", "suite"),
+    [
+        ("knowledge.files=[nope.jsonl]", "knowledge"),
+        ("knowledge.tasks=[medqa_4options]", "knowledge"),
+        ("rubric.files=[nope.jsonl]", "rubric"),
+        ("safety.vignette_files=[a.jsonl,b.jsonl]", "safety"),
+        ("safety.request_files=[nope.jsonl]", "safety"),
+        ("conversation.path=nope.jsonl", "conversation"),
+    ],
+)
+def test_what_is_named_for_a_suite_that_is_off(key: str, suite: str) -> None:
+    """It would be ignored; it is refused instead, and accepted once the suite runs."""
+    off, on = (f"evaluation.{suite}.enabled={value}" for value in ("false", "true"))
+    told = refusal(f"evaluation.{key}", off)
+    assert f"evaluation.{key}: is set, but the suite {suite} is off" in told
+    assert f"fix: {on}" in told
+    load_evaluate_conf(["artifact=x", f"evaluation.{key}", on])
+
+
 def test_composing_a_run_does_not_suggest_keys_of_an_evaluation() -> None:
     """A key of one command is no near miss of the other."""
     from tests.conf.groups import refusal as refusal_of_run

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from medllm.config.conf import Conf, ranged
+from medllm.config.evaluation.unused import unused_faults
+from medllm.errors import Fault
 
 
 @dataclass
@@ -20,3 +22,7 @@ class ConversationConf(Conf):
     path: str | None = None
     max_conversations: int | None = ranged(None, ge=1)
     max_disclaimers: int = ranged(2, ge=1)
+
+    def faults(self) -> list[Fault]:
+        """A file that nobody is asked about."""
+        return unused_faults(self, "conversation", ("path",), enabled=self.enabled)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from medllm.config.conf import Conf, ranged
+from medllm.config.evaluation.unused import unused_faults
 from medllm.errors import Fault
 
 
@@ -46,8 +47,8 @@ class KnowledgeConf(Conf):
     questions_per_call: int = ranged(32, ge=1)
 
     def faults(self) -> list[Fault]:
-        """A suite that asks nothing."""
+        """A suite that asks nothing, or that is off though something is named for it."""
         if self.enabled and not (self.shipped or self.files or self.tasks):
             fix = "shipped=true, or name files or tasks"
             return [Fault("shipped", "leaves the suite without a question", "false", fix=fix)]
-        return []
+        return unused_faults(self, "knowledge", ("files", "tasks"), enabled=self.enabled)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from medllm.config.conf import Conf, ranged
+from medllm.config.evaluation.unused import unused_faults
 from medllm.errors import Fault
 
 
@@ -26,11 +27,11 @@ class RubricConf(Conf):
     limit: int | None = ranged(None, ge=1)
 
     def faults(self) -> list[Fault]:
-        """A suite that asks nothing."""
+        """A suite that asks nothing, or that is off though something is named for it."""
         if self.enabled and not (self.shipped or self.files):
             fix = "shipped=true, or name files"
             return [Fault("shipped", "leaves the suite without a conversation", "false", fix=fix)]
-        return []
+        return unused_faults(self, "rubric", ("files",), enabled=self.enabled)
 
 
 @dataclass

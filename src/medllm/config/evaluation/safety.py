@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from medllm.config.conf import Conf, ranged
+from medllm.config.evaluation.unused import unused_faults
 from medllm.errors import Fault
 
 
@@ -38,7 +39,7 @@ class SafetyConf(Conf):
     model_caution: float = ranged(0.5, ge=0, le=1)
 
     def faults(self) -> list[Fault]:
-        """A suite that asks nothing."""
+        """A suite that asks nothing, or that is off though something is named for it."""
         if self.enabled and not (self.shipped or self.vignette_files or self.request_files):
             return [Fault("shipped", "leaves the suite without an item", "false", fix="shipped=true, or name files")]
-        return []
+        return unused_faults(self, "safety", ("vignette_files", "request_files"), enabled=self.enabled)
