@@ -3,7 +3,7 @@
 from omegaconf import OmegaConf
 
 from medllm.config.compose import compose_config
-from medllm.config.store import project_root
+from medllm.config.store import PARTS, project_root
 
 TEXT = """\
 medllm: fine-tune a language model on patient-doctor dialogues.
@@ -39,6 +39,7 @@ def help_text(overrides: list[str]) -> str:
     config = compose_config(overrides)
     configuration = {str(key): value for key, value in config.items() if key != "hydra"}
     folders = sorted(path for path in (project_root() / "conf").iterdir() if path.is_dir() and path.name != "hydra")
-    groups = {folder.name: ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) for folder in folders}
+    found = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
+    groups = {name: ", ".join(x for x in stems if x not in PARTS.get(name, ())) for name, stems in found.items()}
     lines = "\n".join(f"  {name:<14}{options}" for name, options in groups.items() if options)
     return TEXT.format(groups=lines, configuration=OmegaConf.to_yaml(OmegaConf.create(configuration)))

@@ -1,14 +1,15 @@
 """The `evaluation` group."""
 
+import re
+
 import pytest
 
 from medllm.config.compose import load_evaluate_conf
 from medllm.config.evaluation.gate import Demand
 from medllm.errors import ConfigError
 from medllm.evaluation.conversation import METRICS
+from medllm.help import help_text
 from tests.conf.groups import CONF, options
-
-PRESETS = [option for option in options("evaluation") if option != "gate"]
 
 
 def refusal(*overrides: str) -> str:
@@ -18,13 +19,21 @@ def refusal(*overrides: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("option", PRESETS)
+@pytest.mark.parametrize("option", options("evaluation"))
 def test_composes(option: str) -> None:
     """Each preset composes, is named as its file, states its command, and includes the gate."""
     conf = load_evaluate_conf(["artifact=x", f"evaluation={option}"]).evaluation
     assert conf.name == option
     assert f"suite={option}" in (CONF / "evaluation" / f"{option}.yaml").read_text()
     assert conf.gate.rules
+
+
+def test_the_gate_is_no_suite() -> None:
+    """It is included by the presets, offered nowhere, and refused where it is chosen."""
+    assert (CONF / "evaluation" / "gate.yaml").is_file()
+    assert "allowed: full, quick" in refusal("evaluation=qick")
+    assert "evaluation=gate: is a part of evaluation's options, and none itself" in refusal("evaluation=gate")
+    assert re.search(r"^  evaluation +full, quick$", help_text([]), re.M)
 
 
 def test_the_gate_is_about_metrics_that_there_are() -> None:

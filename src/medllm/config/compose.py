@@ -17,7 +17,7 @@ from medllm.config.evaluation import EvaluateConf
 from medllm.config.review import CreateReviewConf
 from medllm.config.run import RootConf, RunConf
 from medllm.config.store import SCHEMAS, project_root
-from medllm.config.validate import explain, to_conf, to_run_conf
+from medllm.config.validate import explain, part_faults, to_conf, to_run_conf
 from medllm.errors import ConfigError, Fault
 
 # What each file at the head of `conf/` composes.
@@ -32,6 +32,9 @@ def compose_config(
     Raises:
         ConfigError: naming what Hydra refused.
     """
+    parts = part_faults(overrides, ROOTS[config_name])
+    if parts:
+        raise ConfigError(parts)
     running = GlobalHydra.instance().hydra  # a search composes while Hydra runs it
     GlobalHydra.instance().clear()
     mode = ["hydra.mode=MULTIRUN"] if multirun else []

@@ -53,6 +53,9 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "review": {"review": review.ReviewConf},
 }
 
+# Files of a group that its options include, and that are none themselves.
+PARTS: dict[str, tuple[str, ...]] = {"evaluation": ("gate",)}
+
 
 def schema_names(conf: run.RunConf) -> dict[str, str]:
     """Which of its group's schemas each node of a run is: `lora`: `ia3`."""

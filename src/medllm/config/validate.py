@@ -17,7 +17,7 @@ from medllm.config.conf import Conf, range_faults
 from medllm.config.evaluation import EvaluateConf
 from medllm.config.review import CreateReviewConf
 from medllm.config.run import RootConf, RunConf
-from medllm.config.store import SCHEMAS
+from medllm.config.store import PARTS, SCHEMAS
 from medllm.config.sweep import SweepConf
 from medllm.errors import ConfigError, Fault
 
@@ -198,6 +198,22 @@ def _written_value(key: str, overrides: list[str]) -> str:
     return ""
 
 
+def part_faults(overrides: list[str], root: type = RootConf) -> list[Fault]:
+    """Files that are chosen as an option of their group, though the options only include them."""
+    groups = {f.name for f in fields(root)} & set(PARTS)
+    chosen = [override.lstrip("+").partition("=") for override in overrides]
+    return [
+        Fault(
+            group,
+            f"is a part of {group}'s options, and none itself",
+            option,
+            fix=f"another one: {option} comes with it",
+        )
+        for group, _, option in chosen
+        if group in groups and option in PARTS[group]
+    ]
+
+
 def explain(error: Exception, overrides: list[str], root: type = RootConf) -> list[Fault]:
     """The faults behind an exception of Hydra or OmegaConf.
 
@@ -211,7 +227,7 @@ def explain(error: Exception, overrides: list[str], root: type = RootConf) -> li
     if isinstance(error, MissingConfigException):
         missing = str(error.missing_cfg_file or "")
         group, _, option = missing.rpartition("/")
-        options = [str(name) for name in error.options or []]
+        options = [str(name) for name in error.options or [] if name not in PARTS.get(group, ())]
         if not group or not options:
             group_near = nearest(group or option, [*SCHEMAS, "experiment", "sweep", "lexicon"])
             fix = f"did you mean {group_near}?" if group_near else ""
