@@ -273,9 +273,7 @@ def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, 
         aim=result.aim,
         choices=options,
     )
-    if (
-        ranks.world_size() == 1 and result.train_seconds
-    ):  # plans are made for one process, and learn nothing from no step
+    if ranks.world_size() == 1 and result.train_seconds:  # plans are of one process, and learn nothing from no step
         write_rate(conf, rate_of(result, folder.name))
     if sweeping:
         print_point(folder.name, result)
