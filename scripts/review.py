@@ -134,6 +134,7 @@ def approve(arguments: list[str]) -> None:
 
 def place(arguments: list[str], others: str) -> tuple[Path, str]:
     """The artifact's folder and the review's name; nothing else may be left."""
+    from medllm.config.review import name_faults
     from medllm.locate import find_artifact
 
     arguments, artifact = pop_option(arguments, "artifact", "")
@@ -142,6 +143,7 @@ def place(arguments: list[str], others: str) -> tuple[Path, str]:
     for key, value in (("artifact", artifact), ("name", name)):
         if not value:
             faults.append(Fault(key, "needs a value", fix=f"give it one: {key}=..."))
+    faults += name_faults(name) if name else []
     if faults:
         raise ConfigError(faults)
     return find_artifact(artifact), name

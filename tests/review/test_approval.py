@@ -1,6 +1,8 @@
 """An artifact is approved by its review's rules, and any change afterwards makes it unreviewed."""
 
+import io
 import json
+import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +10,12 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from rich.console import Console
 
 from medllm.config.compose import load_create_review_conf
 from medllm.config.review import ApprovalConf
 from medllm.config.tracking import MlflowConf
-from medllm.errors import ArtifactError, ReviewError
+from medllm.errors import ArtifactError, ConfigError, ReviewError
 from medllm.review.approval import (
     DECISIONS,
     approve,
@@ -24,7 +27,7 @@ from medllm.review.approval import (
 from medllm.review.plan import Review, load_review
 from medllm.review.ratings import Rating, keep
 from medllm.review.record import record_decision
-from medllm.review.report import as_dict, headline, make_report, write_report
+from medllm.review.report import as_dict, headline, make_report, print_report, share_rows, write_report
 from medllm.tracking.build import open_record
 from medllm.tracking.record import Opening
 from tests.review.made import RATERS, is_tuned, made_review, run_folder, satisfied
@@ -319,6 +322,27 @@ def test_early_unblinding_is_recorded(run: Path) -> None:
     assert json.loads((review.folder / "unblinded.json").read_text())["complete"] is False
     with pytest.raises(ReviewError, match="sides have been told"):
         rate_all(review)
+
+
+@pytest.mark.parametrize("verb", ["export", "import", "report", "approve"])
+def test_a_name_that_is_a_path_is_refused(run: Path, verb: str) -> None:
+    """By every command, as `create` does."""
+    main = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "review.py"))["main"]
+    with pytest.raises(
+        ConfigError, match=r"name=../review/first: is no plain name\n *allowed: letters, digits, - and _"
+    ):
+        main([verb, f"artifact={run}", "name=../review/first", *(["sheet=x.csv"] if verb == "import" else [])])
+
+
+def test_shares_say_of_what(run: Path) -> None:
+    """Harm is a share of answers, all else of ratings; options that hold an "or" are not joined by another."""
+    rate_all(review_of(run))
+    made = make_report(review_of(run), run / "artifact")
+    console = Console(record=True, file=io.StringIO(), width=200)
+    print_report(made, console)
+    assert "share of answers (harm) or of ratings" in console.export_text()
+    assert made.verdicts is not None
+    assert share_rows(made.verdicts)[0][1] == "mild or moderate, severe or death"
 
 
 def test_comments_cannot_act_on_the_page(run: Path) -> None:

@@ -165,6 +165,13 @@ class RaterConf(Conf):
         return []
 
 
+def name_faults(name: str) -> list[Fault]:
+    """What is wrong with the name of a review, which becomes that of a folder."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}", name):
+        return []
+    return [Fault("name", "is no plain name", name, "letters, digits, - and _")]
+
+
 @dataclass
 class CreateReviewConf(Conf):
     """What a command line of `scripts/review.py create` composes.
@@ -191,9 +198,7 @@ class CreateReviewConf(Conf):
 
     def faults(self) -> list[Fault]:
         """Somebody must rate, each under a name of their own."""
-        found = []
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}", self.name):
-            found.append(Fault("name", "is no plain name", self.name, "letters, digits, - and _"))
+        found = name_faults(self.name)
         if self.prompts and (self.answers or self.against):
             found.append(
                 Fault("prompts", "and answers or against: one way only", self.prompts, fix="leave the other null")

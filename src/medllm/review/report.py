@@ -203,7 +203,7 @@ def share_rows(found: Verdicts) -> list[tuple[str, str, str, str, str]]:
         shares = [percent(sides.shares[side]) for side in found.sides]
         difference = sides.difference
         text = f"{100 * difference.value:+.0f}{_interval(difference.interval)}" if difference else "-"
-        rows.append((name, " or ".join(sides.options), *shares, text))
+        rows.append((name, ", ".join(sides.options), *shares, text))
     return rows  # type: ignore[return-value]
 
 
@@ -239,7 +239,9 @@ def print_report(report: Report, console: Console) -> None:
     _table(console, "raters", ("rater", "role", "qualified", "rated"), rater_rows(report))
     if report.verdicts:
         head = ("", "counted", *report.verdicts.sides, "difference in points")
-        _table(console, "share of answers, 95 % intervals by pairs", head, share_rows(report.verdicts))
+        _table(
+            console, "share of answers (harm) or of ratings, 95 % intervals by pairs", head, share_rows(report.verdicts)
+        )
     if report.num_ratings:
         of = ("question", "scale", "rated twice", "equal", "kappa", "alpha")
         _table(console, "agreement", of, agreement_rows(report.agreements))
