@@ -100,6 +100,38 @@ def test_rules_about_nothing_are_refused() -> None:
     assert problems[0][1] == f"did you mean {RATE.name}?"
 
 
+@pytest.mark.parametrize(
+    ("metric", "fix"),
+    [
+        ("convrsation/loss", "did you mean conversation/loss?"),
+        ("mde/rate", "did you mean made/rate?"),
+        ("nothing_like_it", "write it as <suite>/<metric>"),
+    ],
+)
+def test_a_rule_about_no_suite_is_refused(metric: str, fix: str) -> None:
+    """Of all suites there are, not only of those that run."""
+    with pytest.raises(ConfigError) as caught:
+        rule_faults(GateConf({"mine": RuleConf(metric)}), [MadeSuite()])
+    (fault,) = caught.value.faults
+    assert (fault.key, fault.value, fault.fix) == ("evaluation.gate.rules.mine.metric", metric, fix)
+    assert fault.allowed == "conversation, safety, knowledge, rubric, made"
+
+
+def test_rules_about_a_suite_that_is_off_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is asked; a rule that demands nothing is not mentioned."""
+    rules = {
+        "recall": RuleConf("safety/emergency_recall"),
+        "doses": RuleConf("safety/invented_doses"),
+        "known": RuleConf("knowledge/accuracy", demand=Demand.nothing),
+        "rate": RuleConf(RATE.name),
+    }
+    rule_faults(GateConf(rules), [MadeSuite()])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.split(maxsplit=1)[1] == (
+        "cannot say ship: recall, doses will not be measured, since evaluation.safety.enabled=false"
+    )
+
+
 def test_items_for_a_power() -> None:
     """Worked from the formulas: 20 % discordant, 80 % power, 2 and 5 points; 0.5 deviations of one item's difference."""
     assert items_for_proportion(0.02, 0.2, 0.8) == 3923

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from medllm import ranks
 from medllm.config.data import Batching, DataConf, MixDataConf, OverLength, sources_of
+from medllm.config.evaluation import suite_names
 from medllm.config.lora import LoraConf, NoAdapterConf, PrefixTuningConf
 from medllm.config.model import AttnImplementation, Dtype, PretrainedModelConf
 from medllm.config.quantization import FourBitConf, Int8Conf, NoQuantizationConf
@@ -79,7 +80,7 @@ def cross_field_faults(conf: RunConf) -> list[Fault]:
 
 def suite_faults(conf: RunConf) -> list[Fault]:
     """Suites that do not exist, or an objective that nothing measures."""
-    trainer, names = conf.trainer, conf.suite_names()
+    trainer, names = conf.trainer, suite_names()
     found = [
         Fault("trainer.eval_suites", "is no suite", name, allowed=", ".join(names))
         for name in trainer.eval_suites

@@ -1,12 +1,11 @@
 """The root of the configuration: one typed node per group."""
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
 from medllm.config.conf import Conf, ranged
 from medllm.config.data import DataConf
-from medllm.config.evaluation import EvaluationConf
 from medllm.config.generation import GenerationConf
 from medllm.config.hub import HubConf
 from medllm.config.lora import AdapterConf
@@ -36,10 +35,6 @@ class RunConf(Conf):
     tracking: TrackingConf = MISSING
     generation: GenerationConf = MISSING
     hub: HubConf = field(default_factory=HubConf)
-
-    def suite_names(self) -> list[str]:
-        """The suites that `trainer.eval_suites` may name."""
-        return [f.name for f in fields(EvaluationConf) if f.name != "gate" and is_dataclass(f.type)]
 
 
 @dataclass

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from medllm.config.evaluation import suite_names
 from medllm.config.evaluation.gate import Demand, GateConf, RuleConf
 from medllm.config.validate import nearest
+from medllm.console import say
 from medllm.errors import ConfigError, Fault
 from medllm.evaluation.figures import Measured
 from medllm.evaluation.power import items_needed
@@ -76,19 +78,26 @@ class Decision:
 
 
 def rule_faults(conf: GateConf, suites: Sequence[Suite]) -> None:
-    """Checks the rules against the metrics of the suites that will run, before anything is loaded.
+    """Checks the rules against the metrics of the suites that will run, before anything is loaded; says which suites are off.
 
     Raises:
-        ConfigError: naming rules about metrics that do not exist, or that have no better and worse.
+        ConfigError: naming rules about suites or metrics that do not exist, or that have no better and worse.
     """
     metrics = {metric.name: metric for suite in suites for metric in suite.metrics}
     sides = {metric.name: suite.sides for suite in suites for metric in suite.metrics}
-    faults = []
+    running = {suite.name for suite in suites}
+    there = [*dict.fromkeys([*suite_names(), *running])]
+    faults, off = [], []
     for name, rule in conf.in_force().items():
-        if rule.metric.partition("/")[0] not in {suite.name for suite in suites}:
-            continue
+        suite, _, metric = rule.metric.partition("/")
         key = f"evaluation.gate.rules.{name}"
-        if rule.metric not in metrics:
+        if suite not in there:
+            near = nearest(suite, there)
+            fix = f"did you mean {near}/{metric}?" if near else "write it as <suite>/<metric>"
+            faults.append(Fault(f"{key}.metric", "names no suite", rule.metric, allowed=", ".join(there), fix=fix))
+        elif suite not in running:
+            off.append((suite, name))
+        elif rule.metric not in metrics:
             near = nearest(rule.metric, list(metrics))
             fix = f"did you mean {near}?" if near else f"one of {', '.join(metrics)}"
             faults.append(Fault(f"{key}.metric", "is no metric of its suite", rule.metric, fix=fix))
@@ -99,6 +108,9 @@ def rule_faults(conf: GateConf, suites: Sequence[Suite]) -> None:
             faults.append(Fault(f"{key}.side", "is not asked by that suite", rule.side.value))
     if faults:
         raise ConfigError(faults)
+    for suite in dict.fromkeys(suite for suite, _ in off):
+        names = ", ".join(name for one, name in off if one == suite)
+        say("gate", f"cannot say ship: {names} will not be measured, since evaluation.{suite}.enabled=false")
 
 
 def decide(conf: GateConf, measured: Sequence[Measured], limits: Sequence[str] = ()) -> Decision:

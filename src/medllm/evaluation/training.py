@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from medllm.config.compose import load_evaluate_conf
+from medllm.config.evaluation import suite_names
 from medllm.config.run import RunConf
 from medllm.config.trainer import LOSS
 from medllm.config.validate import nearest
@@ -69,7 +70,7 @@ def build_training_suites(conf: RunConf, renderer: Renderer, fingerprint: str, r
     """
     wanted = load_evaluate_conf(["artifact=training", "evaluation=quick"])
     evaluation = wanted.evaluation
-    for name in conf.suite_names():
+    for name in suite_names():
         node = getattr(evaluation, name)
         setattr(evaluation, name, replace(node, enabled=name in conf.trainer.eval_suites))
     around = Around(conf, renderer, fingerprint, build_lexicons(wanted.lexicon), wanted.guard)

@@ -1,6 +1,6 @@
 """Schema of `scripts/evaluate.py`: which suites ask an artifact what, and what decides over it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 
 from omegaconf import MISSING
 
@@ -57,6 +57,11 @@ class EvaluationConf(Conf):
         if not self.name.replace("-", "").replace("_", "").isalnum():
             return [Fault("name", "is no plain name", self.name, allowed="letters, digits, - and _")]
         return []
+
+
+def suite_names() -> list[str]:
+    """The suites there are, whether they run or not."""
+    return [f.name for f in fields(EvaluationConf) if f.name != "gate" and is_dataclass(f.type)]
 
 
 @dataclass
