@@ -2,7 +2,7 @@
 
     export  [sheet=FILE.csv] [seed=NUMBER]  a sheet for raters, who do not see which model answered; its key stays here, with
                                             the seed of the order, a secret one unless it is given
-    import  sheet=FILE.csv rater=NAME       takes the sheet back, with yes or no in its column `met`
+    import  sheet=FILE.csv rater=NAME       takes the sheet back, under any name, with yes or no in its column `met`
     judge   model=NAME [base_url=http://localhost:8000/v1] [timeout_seconds=120] [attempts=3] [allow_remote=true]
                                             lets a model behind an OpenAI-compatible server grade, labelled LLM_JUDGE; it never
                                             decides anything; its token, if it wants one, is read from MEDLLM_JUDGE_TOKEN
@@ -82,6 +82,7 @@ def _judge(folder: Path, values: dict[str, str]) -> None:
     from rich.progress import Progress
 
     from medllm.config.evaluation.rubric import JudgeConf
+    from medllm.config.validate import explain
     from medllm.console import console
     from medllm.evaluation.grading import add_grades, ungraded
     from medllm.evaluation.judge import Judge, grade_all
@@ -90,9 +91,8 @@ def _judge(folder: Path, values: dict[str, str]) -> None:
     try:
         conf = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConf), OmegaConf.create(given)))
     except OmegaConfBaseException as error:
-        key = error.full_key or ""
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(Fault(key, reason, str(given.get(key, "")))) from None
+        error.__context__ = None  # OmegaConf's draft of the message, which explain would take for the cause
+        raise ConfigError(explain(error, [f"{name}={value}" for name, value in given.items()])) from None
     assert isinstance(conf, JudgeConf)
     judge = Judge(conf)
     answers = ungraded(folder, "judge", judge.name)

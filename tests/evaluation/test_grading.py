@@ -154,6 +154,21 @@ def test_raters_who_disagree_count_by_share_and_may_think_again(evaluation: Path
     assert {grades.rater for grades in load_grades(evaluation)} == {"dr_a", "dr_b"}
 
 
+def test_raters_name_their_copies_as_they_like(evaluation: Path, tmp_path: Path) -> None:
+    """A sheet's key is found by its answers, also where there are several sheets; two sheets in one file are refused."""
+    sheet, _ = export_sheet(evaluation)
+    other, _ = export_sheet(evaluation, evaluation / "sheets" / "other.csv")
+    for rater, met in (("dr_a", "yes"), ("dr_b", "no")):
+        copy = fill(tmp_path / f"{rater}.csv", [{**row, "met": met} for row in read(sheet)])
+        assert import_sheet(evaluation, copy, rater) == (20, 0)
+    misnamed = fill(tmp_path / "sheet.csv", [{**row, "met": "no"} for row in read(other)])
+    assert import_sheet(evaluation, misnamed, "dr_c") == (20, 0)
+    assert values(evaluation)["cough3", "tuned"]["rubric/score"] == [pytest.approx(1 / 6), 1]
+    both = fill(tmp_path / "both.csv", read(sheet) + read(other))
+    with pytest.raises(DataError, match=r"several sheets\n    allowed: other.csv, sheet.csv\n    fix: one sheet"):
+        import_sheet(evaluation, both, "dr_d")
+
+
 def test_half_an_answer_is_not_graded(evaluation: Path) -> None:
     """A criterion left open leaves its answer out, and no other."""
     sheet, _ = export_sheet(evaluation)
@@ -222,7 +237,7 @@ def test_what_does_not_belong_together_is_told(evaluation: Path, tmp_path: Path)
         with pytest.raises(DataError, match="is no name"):
             import_sheet(evaluation, sheet, rater)
     with pytest.raises(DataError, match="no readable key"):
-        import_sheet(evaluation, evaluation / "another.csv", "dr_a")
+        import_sheet(evaluation, fill(evaluation / "another.csv", [{**read(sheet)[0], "answer": "A0001"}]), "dr_a")
     assert key == key_of(evaluation, tmp_path / "elsewhere" / "sheet.csv")
     with pytest.raises(DataError, match="no such file"):
         import_sheet(evaluation, evaluation / "elsewhere" / "sheet.csv", "dr_a")

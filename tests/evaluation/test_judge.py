@@ -201,7 +201,7 @@ def test_a_dead_server_is_told_before_any_work(tmp_path: Path) -> None:
         dead = JudgeConf(base_url=f"http://127.0.0.1:{taken.getsockname()[1]}/v1", model="m")
         with pytest.raises(JudgeError, match="no judge answers") as error:
             Judge(dead).check()
-    assert "fix: start the server" in str(error.value)
+    assert "fix: start the server, or base_url=http" in str(error.value)
 
 
 def test_what_is_judged_is_kept_when_the_server_dies(server: Server, evaluation: Path) -> None:  # noqa: F811
@@ -222,7 +222,10 @@ def test_what_is_judged_is_kept_when_the_server_dies(server: Server, evaluation:
         ({"base_url": "https://api.example.com/v1"}, "is another machine"),
         ({"base_url": "http://192.168.0.7:8000/v1"}, "is another machine"),
         ({"base_url": "http://localhost.example.com/v1"}, "is another machine"),
-        ({"base_url": "localhost:8000"}, "is no address"),
+        ({"base_url": "localhost:8000"}, "base_url=localhost:8000: is no address"),
+        ({"base_url": ""}, "base_url: is no address"),
+        ({"base_url": "localhost:8000/v1?key=pass"}, "base_url=localhost:8000/v1: is no address"),
+        ({"base_url": "user:pass@localhost/v1"}, r"base_url=\.\.\.: is no address"),
         ({"base_url": "file:///etc/passwd"}, "is no address"),
         ({"base_url": "http://user:pass@localhost/v1"}, "is no address"),
         ({"base_url": "http://[::1/v1"}, "is no address"),
@@ -276,7 +279,11 @@ def test_the_script_walks_the_round_trip(server: Server, tmp_path: Path) -> None
         (["import", "evaluation=x", "sheet=y"], "rater: is needed to import"),
         (["export", "evaluation=x", "seed=y"], "seed=y: is no whole number"),
         (["export", "evaluation=x", "seed=\u00b2"], "seed=\u00b2: is no whole number"),
-        (["judge", "evaluation=x", "model=m", "timeout_seconds=soon"], "timeout_seconds"),
+        (["judge", "evaluation=x", "model=m", "timeout_seconds=soon"], "timeout_seconds=soon: has the wrong type"),
+        (["judge", "evaluation=x", "model=m", "timeout_seconds=soon"], "allowed: a number"),
+        (["judge", "evaluation=x", "model=m", "attempts=abc"], "attempts=abc: has the wrong type"),
+        (["judge", "evaluation=x", "model=m", "attempts=abc"], "allowed: a whole number"),
+        (["judge", "evaluation=x", "model=m", "allow_remote=maybe"], "allowed: true or false"),
         (["judge", "evaluation=x", "model=m", "base_url=https://example.com"], "is another machine"),
     ],
 )

@@ -159,8 +159,10 @@ def export_sheet(evaluation: Path, sheet: Path | None = None, seed: int | None =
     if taken:
         raise DataError(f"{taken} exists already, and may be in use\n    fix: sheet=<another name>")
     seed = secrets.randbits(64) if seed is None else seed
-    random.Random(f"medllm grading {seed}").shuffle(answers)
-    names = {f"A{number:04d}": answer for number, answer in enumerate(answers, 1)}
+    generator = random.Random(f"medllm grading {seed}")
+    generator.shuffle(answers)
+    mark = f"{generator.getrandbits(24):06x}"  # of the sheet, so that its key is found whatever its raters call their copies
+    names = {f"A{mark}-{number:04d}": answer for number, answer in enumerate(answers, 1)}
     for folder in (key.parent, sheet.parent):
         folder.mkdir(parents=True, exist_ok=True)
     owners = {name: {"id": a.id, "side": a.side, "digest": a.digest} for name, a in names.items()}
@@ -176,7 +178,7 @@ def export_sheet(evaluation: Path, sheet: Path | None = None, seed: int | None =
 
 
 def key_of(evaluation: Path, sheet: Path) -> Path:
-    """Of a sheet, wherever it has been in the meantime."""
+    """Of a sheet, as it is exported."""
     return grading_folder(evaluation) / f"{sheet.stem}.key.json"
 
 
@@ -210,19 +212,15 @@ def import_sheet(evaluation: Path, sheet: Path, rater: str) -> tuple[int, int]:
     """
     if not rater or slug(rater) != rater:
         raise DataError(f"rater={rater}: is no name\n    fix: rater=<letters, digits, . _ and -, such as dr_a>")
-    key = key_of(evaluation, sheet)
-    try:
-        owners = json.loads(key.read_text(encoding="utf-8"))["answers"]
-    except (OSError, ValueError, KeyError, TypeError):
-        fix = "the file as it was exported, by its name, with the evaluation it was exported from"
-        raise DataError(f"{sheet.name} has no readable key in {key.parent}\n    fix: {fix}") from None
+    rows = _rows(sheet)
+    owners = _owners(evaluation, sheet, {row["answer"].strip() for _, row in rows})
     answers = {(a.id, a.side): a for a in load_answers(evaluation)}
     known = {name: answers[o["id"], o["side"]] for name, o in owners.items() if (o["id"], o["side"]) in answers}
     changed = [name for name, owner in owners.items() if name not in known or known[name].digest != owner["digest"]]
     if changed:
         fix = "export a new sheet"
         raise DataError(f"{len(changed)} answers were generated anew since {sheet.name} was exported\n    fix: {fix}")
-    cells = _verdicts(sheet, _rows(sheet), known)
+    cells = _verdicts(sheet, rows, known)
     grades, unfinished = [], 0
     for name, answer in known.items():
         row = cells[name]
@@ -235,6 +233,29 @@ def import_sheet(evaluation: Path, sheet: Path, rater: str) -> tuple[int, int]:
         grades.append(Grades(answer.id, answer.side, answer.digest, "human", rater, verdicts, comments))
     add_grades(evaluation, grades)
     return len(grades), unfinished
+
+
+def _owners(evaluation: Path, sheet: Path, names: set[str]) -> dict[str, dict[str, str]]:
+    """Whose each answer of a sheet is, from the key that knows its answers; of several the one with the sheet's name."""
+    found = {}
+    for path in sorted(grading_folder(evaluation).glob("*.key.json")):
+        try:
+            owners = json.loads(path.read_text(encoding="utf-8"))["answers"]
+            if names & set(owners):
+                found[path] = owners
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    named = key_of(evaluation, sheet)
+    if named in found:
+        return found[named]
+    if not found:
+        fix = "the sheet as it was exported, with the evaluation it was exported from"
+        raise DataError(f"{sheet.name} has no readable key in {named.parent} that knows its answers\n    fix: {fix}")
+    if any(owners != next(iter(found.values())) for owners in found.values()):
+        allowed = ", ".join(f"{path.name.removesuffix('.key.json')}.csv" for path in found)
+        fix = "one sheet in each file, with the name it was exported under"
+        raise DataError(f"{sheet.name} has answers of several sheets\n    allowed: {allowed}\n    fix: {fix}")
+    return next(iter(found.values()))
 
 
 def _rows(sheet: Path) -> list[tuple[int, dict[str, str]]]:

@@ -113,11 +113,7 @@ class Judge:
             with self._opener.open(request, timeout=self.conf.timeout_seconds) as response:
                 raw = response.read(MAX_REPLY_BYTES)
         except urllib.error.HTTPError as error:
-            fix = (
-                f"set {TOKEN}"
-                if error.code in (401, 403)
-                else "judge.model as the server calls it; see the server's log"
-            )
+            fix = f"set {TOKEN}" if error.code in (401, 403) else "model=<as the server calls it>; see the server's log"
             raise JudgeError(f"{url}: the judge refuses with status {error.code}\n    fix: {fix}") from error
         except TimeoutError as error:
             raise self._slow(url) from error
@@ -125,7 +121,7 @@ class Judge:
             if isinstance(getattr(error, "reason", None), TimeoutError):
                 raise self._slow(url) from error
             reason = getattr(error, "reason", error)
-            fix = "start the server, or judge.base_url=http://HOST:PORT/v1"
+            fix = "start the server, or base_url=http://HOST:PORT/v1"
             raise JudgeError(f"{url}: no judge answers ({reason})\n    fix: {fix}") from error
         try:
             return json.loads(raw)
@@ -134,9 +130,7 @@ class Judge:
 
     def _slow(self, url: str) -> JudgeError:
         seconds = f"{self.conf.timeout_seconds:g}"
-        return JudgeError(
-            f"{url}: no answer within {seconds} s\n    fix: judge.timeout_seconds=<more>, or a faster judge"
-        )
+        return JudgeError(f"{url}: no answer within {seconds} s\n    fix: timeout_seconds=<more>, or a faster judge")
 
 
 def read_verdict(reply: Any) -> tuple[bool, str] | None:

@@ -62,8 +62,7 @@ class JudgeConf(Conf):
             parts, host = urlsplit(""), ""
         if parts.scheme not in ("http", "https") or not host or parts.username is not None:
             allowed = "http://HOST:PORT/v1, without a password"
-            # The value is not repeated: it may hold one.
-            found.append(Fault("base_url", "is no address of a server", allowed=allowed))
+            found.append(Fault("base_url", "is no address of a server", _without_secret(self.base_url), allowed))
         elif not self.allow_remote and not _is_here(host):
             problem = "is another machine, and conversations would be sent to it"
             fix = "a server on this one, or allow_remote=true if their text may leave it"
@@ -71,6 +70,11 @@ class JudgeConf(Conf):
         if not self.model:
             found.append(Fault("model", "names no model", fix="model=<as the server calls it>"))
         return found
+
+
+def _without_secret(url: str) -> str:
+    """As it was written, but for what may hold a password or a token."""
+    return "..." if "@" in url else url.partition("?")[0]
 
 
 def _is_here(host: str) -> bool:
