@@ -5,11 +5,11 @@ import re
 import pytest
 
 from medllm.config.compose import load_evaluate_conf
-from medllm.config.evaluation.gate import Demand
+from medllm.config.evaluation.gate import Demand, RuleConf
 from medllm.errors import ConfigError
 from medllm.evaluation.conversation import METRICS
 from medllm.help import help_text
-from tests.conf.groups import CONF, options
+from tests.conf.groups import CONF, load, options
 
 
 def refusal(*overrides: str) -> str:
@@ -51,6 +51,46 @@ def test_rules_can_be_changed_and_taken_away_on_the_command_line() -> None:
     rules = load_evaluate_conf(["artifact=x", *changed]).evaluation.gate.in_force()
     assert "loss" not in rules
     assert rules["loops"].margin == 1
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        ["+evaluation.gate.rules.mine={metric: conversation/rouge_l, margin: 0.02}"],
+        ["+evaluation.gate.rules.mine.metric=conversation/rouge_l", "+evaluation.gate.rules.mine.margin=0.02"],
+        ["++evaluation.gate.rules.mine={metric: conversation/rouge_l, margin: 0.02}"],
+    ],
+)
+def test_rules_can_be_added_on_the_command_line(added: list[str]) -> None:
+    """Beside those of the file, and typed as they are."""
+    rules = load_evaluate_conf(["artifact=x", *added]).evaluation.gate.in_force()
+    assert rules["mine"] == RuleConf("conversation/rouge_l", margin=0.02)
+    assert "loops" in rules
+
+
+def test_rules_that_cannot_be_added() -> None:
+    """Checked like the file's; without a plus it says that one adds, and which names there are."""
+    rule = "evaluation.gate.rules.mine"
+    assert f"{rule}.margin=-1.0: is out of range" in refusal(f"+{rule}={{metric: a/b, margin: -1}}")
+    assert f"did you mean {rule}.margin?" in refusal(f"+{rule}={{metric: a/b, margn: 1}}")
+    assert f"{rule}.metric: needs a value" in refusal(f"+{rule}.margin=1")
+    assert f"{rule}=5: needs keys with their values" in refusal(f"+{rule}=5")
+    assert f"'+{rule}=...'" in refusal(f"{rule}={{metric: a/b}}")
+    told = refusal(f"{rule}.metric=a/b")
+    assert f"{rule}.metric=a/b: evaluation.gate.rules has no mine" in told
+    assert f"'+{rule}.metric=...' adds it" in told
+    assert "did you mean evaluation.gate.rules.loops.demand?" in refusal("evaluation.gate.rules.lops.demand=nothing")
+
+
+def test_a_run_says_how_a_name_is_added() -> None:
+    """In the form that Hydra types, which then works."""
+    from tests.conf.groups import refusal as refusal_of_run
+
+    own = "data.sources.yours.path=b.jsonl"
+    whole = "+data.sources={mine: {path: a.jsonl}}"
+    for added in ("+data.sources.mine={path: a.jsonl}", "+data.sources.mine.path=a.jsonl"):
+        assert f"fix: '{whole}'" in refusal_of_run("data=mix_bundled", own, added)
+    load("data", "mix_bundled", whole, "data.sources.mine.weight=1")
 
 
 def test_refusals() -> None:

@@ -17,7 +17,7 @@ from medllm.config.evaluation import EvaluateConf
 from medllm.config.review import CreateReviewConf
 from medllm.config.run import RootConf, RunConf
 from medllm.config.store import SCHEMAS, project_root
-from medllm.config.validate import explain, part_faults, to_conf, to_run_conf
+from medllm.config.validate import added_whole, explain, part_faults, to_conf, to_run_conf
 from medllm.errors import ConfigError, Fault
 
 # What each file at the head of `conf/` composes.
@@ -37,10 +37,12 @@ def compose_config(
         raise ConfigError(parts)
     running = GlobalHydra.instance().hydra  # a search composes while Hydra runs it
     GlobalHydra.instance().clear()
+    # What trains is composed by Hydra itself, from the command line as it stands.
+    typed = overrides if config_name == "train" else [added_whole(override) for override in overrides]
     mode = ["hydra.mode=MULTIRUN"] if multirun else []
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(config_dir or project_root() / "conf")):
-            return compose(config_name, overrides=[*overrides, *mode], return_hydra_config=True)
+            return compose(config_name, overrides=[*typed, *mode], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, overrides, ROOTS[config_name])) from None
     except (yaml.YAMLError, ValueError) as error:  # a file that is no YAML; an override without a key

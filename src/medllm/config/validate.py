@@ -198,6 +198,20 @@ def _written_value(key: str, overrides: list[str]) -> str:
     return ""
 
 
+def added_whole(override: str) -> str:
+    """`+rules.mine.margin=1` as `+rules={mine: {margin: 1}}`, below a node whose keys are names people give.
+
+    OmegaConf refuses a plain mapping as a new value of a typed node, but types what it merges into one.
+    """
+    added = re.fullmatch(rf"(\+\+?({'|'.join(map(re.escape, OPEN_KEYS))}))\.([^=@]+)=(.*)", override, re.S)
+    if not added:
+        return override
+    node, _, below, value = added.groups()
+    for name in reversed(below.split(".")):
+        value = f"{{{name}: {value}}}"
+    return f"{node}={value}"
+
+
 def part_faults(overrides: list[str], root: type = RootConf) -> list[Fault]:
     """Files that are chosen as an option of their group, though the options only include them."""
     groups = {f.name for f in fields(root)} & set(PARTS)
@@ -212,6 +226,33 @@ def part_faults(overrides: list[str], root: type = RootConf) -> list[Fault]:
         for group, _, option in chosen
         if group in groups and option in PARTS[group]
     ]
+
+
+def _unknown_name_fault(key: str, written: str, value: str, names: list[str], root: type) -> Fault:
+    """A key below a name that its node does not have, though it takes new ones.
+
+    Args:
+        key: Of the name, as `evaluation.gate.rules.mine`.
+        written: The key below it.
+        value: It was to have.
+        names: That there are.
+        root: Whose keys they are.
+    """
+    node, _, name = key.rpartition(".")
+    near, added = nearest(name, names), f"+{written}=..."
+    fix = f"'{added_whole(added) if root is RootConf else added}' adds it"
+    if near:
+        fix = f"did you mean {node}.{near}{written.removeprefix(key)}? {fix}"
+    return Fault(written, f"{node} has no {name}", value, ", ".join(names), fix)
+
+
+def _unmapped_fault(key: str, value: str, overrides: list[str], root: type) -> Fault:
+    """Something other than a mapping, or in a run a new one, where a schema's keys belong."""
+    for override in overrides if root is RootConf else ():
+        if added_whole(override) != override:  # a run is composed by Hydra itself, which takes no other form
+            name, _, given = override.lstrip("+").partition("=")
+            return Fault(name, "cannot be added by its own name", given, fix=f"'{added_whole(override)}'")
+    return Fault(key, "needs keys with their values", value, allowed="{key: value, ...}")
 
 
 def explain(error: Exception, overrides: list[str], root: type = RootConf) -> list[Fault]:
@@ -249,6 +290,9 @@ def explain(error: Exception, overrides: list[str], root: type = RootConf) -> li
                 written, value = key, f"... in {file[1]}.yaml"
             if written == key:
                 return [unknown_key_fault(key, value or _written_value(written, overrides), siblings, root)]
+            if key.rpartition(".")[0] in OPEN_KEYS and isinstance(cause.parent_node, DictConfig):
+                others = [str(name) for name in cause.parent_node]
+                return [_unknown_name_fault(key, written, _written_value(written, overrides), others, root)]
             near = nearest(written, known_keys(root))
             fix = f"did you mean {near}?" if near else ""
             return [Fault(written, "no such key", _written_value(written, overrides), ", ".join(siblings or []), fix)]
@@ -268,6 +312,8 @@ def explain(error: Exception, overrides: list[str], root: type = RootConf) -> li
             return [Fault(key, "must have a value", value)]
         if "does not support deletion" in message:
             return [Fault(key, "cannot be deleted", fix=f"override it instead: {key}=...")]
+        if "is not a subclass of" in message:
+            return [_unmapped_fault(key, value, overrides, root)]
         return [Fault(key, message[:1].lower() + message[1:], value)]
     if isinstance(error, ConfigCompositionException | HydraException | ValueError):
         return [Fault("", _first_line(error), fix=f"see `{COMMANDS[root]} --help`")]
