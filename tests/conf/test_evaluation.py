@@ -102,6 +102,13 @@ def test_refusals() -> None:
     assert "evaluation.gate.rules.loss.margin=-1.0: is out of range" in refusal("evaluation.gate.rules.loss.margin=-1")
 
 
+def test_a_lone_file_is_no_list() -> None:
+    """It says how a list is written."""
+    told = refusal("evaluation.knowledge.files=nope.jsonl")
+    assert "evaluation.knowledge.files=nope.jsonl: is no list" in told
+    assert "fix: 'evaluation.knowledge.files=[nope.jsonl]'" in told
+
+
 @pytest.mark.parametrize(
     ("key", "suite"),
     [

@@ -58,6 +58,7 @@ def test_the_expert_rubric_is_whole() -> None:
 
 def test_refusals() -> None:
     """Unknown key, wrong type, out of range, and what cannot be a review."""
+    assert "fix: 'raters=[{id: ..., role: ..., qualified: ...}]'" in refusal("raters=dr_a")
     assert "fix: did you mean review.approval.min_pairs?" in refusal("review.approval.min_pair=3")
     assert "review.approval.min_pairs=few: has the wrong type" in refusal("review.approval.min_pairs=few")
     assert refusal("review.approval.min_raters=1") == (

@@ -54,6 +54,10 @@ def test_from_the_command_line(run: Path, tmp_path: Path) -> None:
         (["artifact=x", "suite=quik"], "evaluation=quik: no such option"),
         (["artifact=x", "limit=0"], "evaluation.limit=0: is out of range"),
         (["artifact=x", "limit=few"], "evaluation.limit=few: has the wrong type"),
+        (["artifact=x", "lmit=2"], "allowed: artifact, evaluation, guard, lexicon, tracking, suite, limit"),
+        (["artifact=x", "lmit=2"], "fix: did you mean limit?"),
+        (["artifact=x", "suite=gate"], "evaluation=gate: is a part of evaluation's options, and none itself"),
+        (["artifact=run", "evaluation.gate.rules.loss.metric=convrsation/loss"], "did you mean conversation/loss?"),
         (["artifact=x", "conversation.path=y"], "did you mean evaluation.conversation.path?"),
         (["artifact=x", "+evaluation.conversation.paths=y"], "evaluation.conversation.paths=y: no such key"),
         (

@@ -7,7 +7,7 @@ smuggle past it. Gate 2 builds the dataclasses, whose ranges are checked on the 
 import difflib
 import re
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -32,6 +32,9 @@ COMMANDS: dict[type, str] = {
     EvaluateConf: "python scripts/evaluate.py",
     CreateReviewConf: "python scripts/review.py",
 }
+
+# What a script takes beside the keys.
+SHORTHANDS: dict[type, list[str]] = {EvaluateConf: ["suite", "limit"]}
 
 # What Hydra puts into a composed configuration beside its and our schemas.
 HYDRAS_OWN = (("", "hydra"), ("hydra.", "env"))
@@ -76,6 +79,8 @@ def unknown_key_fault(key: str, value: str = "", siblings: list[str] | None = No
     parent = key.rpartition(".")[0]
     if parent in OPEN_KEYS:
         return Fault(key, "a new key", value, fix=f"put a plus in front of it: '+{key}=...'")
+    if not parent:
+        siblings = [*(siblings or []), *SHORTHANDS.get(root, [])]
     near = nearest(key, [f"{parent}.{name}" if parent else name for name in siblings or []] or known)
     near = near or nearest(key, known)
     return Fault(
@@ -246,6 +251,12 @@ def _unknown_name_fault(key: str, written: str, value: str, names: list[str], ro
     return Fault(written, f"{node} has no {name}", value, ", ".join(names), fix)
 
 
+def _element(key: str, value: str, root: type) -> str:
+    """What a list would hold instead of a lone value: that, or the keys of its schema."""
+    kinds = [kind for kind in get_args(get_type_hints(root).get(key)) if is_dataclass(kind)]
+    return "".join(f"{{{', '.join(f'{f.name}: ...' for f in fields(kind))}}}" for kind in kinds) or value
+
+
 def _unmapped_fault(key: str, value: str, overrides: list[str], root: type) -> Fault:
     """Something other than a mapping, or in a run a new one, where a schema's keys belong."""
     for override in overrides if root is RootConf else ():
@@ -312,6 +323,8 @@ def explain(error: Exception, overrides: list[str], root: type = RootConf) -> li
             return [Fault(key, "must have a value", value)]
         if "does not support deletion" in message:
             return [Fault(key, "cannot be deleted", fix=f"override it instead: {key}=...")]
+        if "is not a ListConfig" in message:
+            return [Fault(key, "is no list", value, fix=f"'{key}=[{_element(key, value, root)}]'")]
         if "is not a subclass of" in message:
             return [_unmapped_fault(key, value, overrides, root)]
         return [Fault(key, message[:1].lower() + message[1:], value)]
