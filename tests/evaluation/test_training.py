@@ -104,6 +104,16 @@ def test_a_run_without_its_objective_failed(dialogues: Path, tmp_path: Path, mon
     assert json.loads(text, parse_constant=lambda word: pytest.fail(word))
 
 
+def test_a_run_resumed_at_its_end_has_its_objective(dialogues: Path, tmp_path: Path) -> None:
+    """No evaluation is left to do there, but the suites were not asked in this process."""
+    aim = ["trainer.objective=eval/conversation/chrf", "trainer.objective_better=higher"]
+    saving = [*SUITES, *aim, "trainer.save_strategy=steps", "trainer.save_steps=2"]
+    first = run_training(tiny_conf(dialogues, *saving), tmp_path / "first")
+    (last,) = (tmp_path / "first" / "checkpoints").glob("checkpoint-4")
+    again = run_training(tiny_conf(dialogues, *saving, f"trainer.resume_from_checkpoint={last}"), tmp_path / "again")
+    assert again.objective == first.objective
+
+
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:
     """JSON has no word for it."""
     write_result(tmp_path, "FAILED", objective=math.nan, metrics={"a": [math.inf, 1.0]})
