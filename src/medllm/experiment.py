@@ -216,8 +216,6 @@ def _run(
         record.set_tags({"pruned": said})
         raise PointPrunedError(said, pruning.loss)
     after = _final_evaluation(trainer) if datasets.eval else None
-    if suites is not None and not suites.newest:  # resumed where there was nothing left to do
-        suites.take(model, trainer.state.global_step)
     answers_after = samples.take(model, trainer.state.global_step)
 
     record_curves(trainer, before, conf, folder, record)

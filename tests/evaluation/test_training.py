@@ -105,7 +105,7 @@ def test_a_run_without_its_objective_failed(dialogues: Path, tmp_path: Path, mon
 
 
 def test_a_run_resumed_at_its_end_has_its_objective(dialogues: Path, tmp_path: Path) -> None:
-    """No evaluation is left to do there, but the suites were not asked in this process."""
+    """No step is left to do there, and the suites are asked again all the same."""
     aim = ["trainer.objective=eval/conversation/chrf", "trainer.objective_better=higher"]
     saving = [*SUITES, *aim, "trainer.save_strategy=steps", "trainer.save_steps=2"]
     first = run_training(tiny_conf(dialogues, *saving), tmp_path / "first")
