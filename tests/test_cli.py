@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 from medllm.cli import overrides_first, pop_option
+from medllm.config.compose import ROOTS, compose_config
+from medllm.config.validate import COMMANDS
+from medllm.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 
@@ -151,3 +154,12 @@ def test_overrides_may_stand_on_both_sides_of_a_flag() -> None:
     assert overrides_first(["--cfg", "job", "a=1"]) == ["a=1", "--cfg", "job"]
     assert pop_option(["show=5", "a=1"], "show", 3) == (["a=1"], 5)
     assert pop_option(["a=1"], "show", 3) == (["a=1"], 3)
+
+
+def test_every_command_names_itself_in_its_refusals() -> None:
+    """What Hydra cannot read is told with the help of the command that was typed."""
+    assert set(ROOTS.values()) <= set(COMMANDS)
+    for name in set(ROOTS) - {"train"}:
+        with pytest.raises(ConfigError, match="no such key") as told:
+            compose_config(["zzzzqqqq=1"], config_name=name)
+        assert "--help` for all keys" in str(told.value) or "did you mean" in str(told.value)

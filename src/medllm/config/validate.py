@@ -13,6 +13,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from medllm.config.chat import ChatConf
 from medllm.config.conf import Conf, range_faults
 from medllm.config.evaluation import EvaluateConf
 from medllm.config.review import CreateReviewConf
@@ -31,6 +32,7 @@ COMMANDS: dict[type, str] = {
     RootConf: "python train.py",
     EvaluateConf: "python scripts/evaluate.py",
     CreateReviewConf: "python scripts/review.py",
+    ChatConf: "python scripts/chat.py",
 }
 
 # What a script takes beside the keys.
