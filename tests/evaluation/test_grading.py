@@ -239,7 +239,7 @@ def test_what_does_not_belong_together_is_told(evaluation: Path, tmp_path: Path)
     with pytest.raises(DataError, match="no readable key"):
         import_sheet(evaluation, fill(evaluation / "another.csv", [{**read(sheet)[0], "answer": "A0001"}]), "dr_a")
     assert key == key_of(evaluation, tmp_path / "elsewhere" / "sheet.csv")
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="No such file"):
         import_sheet(evaluation, evaluation / "elsewhere" / "sheet.csv", "dr_a")
     good = sheet.read_bytes()
     sheet.write_bytes("answer,number,met\nA0001,1,ü\n".encode("cp1252"))

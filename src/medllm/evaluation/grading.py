@@ -13,7 +13,6 @@ them who found it met. Grades know the answer they belong to by its text: an ans
 
 import csv
 import hashlib
-import io
 import json
 import random
 import secrets
@@ -26,13 +25,13 @@ from medllm.config.store import slug
 from medllm.errors import DataError
 from medllm.evaluation.rubric import GRADED, SOURCES, SUITE, Rubric, clipped_mean, score_values
 from medllm.run_folder import write_whole
+from medllm.spreadsheet import by_column, compared, neutralised, read_table, shown
 
 ITEMS, GRADES, SHEET = "items.jsonl", "grades.jsonl", "sheet.csv"
 COLUMNS = ("answer", "number", "conversation", "response", "criterion", "met", "comment")
 YES = {"yes", "y", "1", "true", "x", "met", "ja", "oui"}
 NO = {"no", "n", "0", "false", "not met", "nein", "non"}
 SHOWN = 5  # faults of a sheet
-COMPARED_CHARACTERS = 30_000  # of a text of a sheet; spreadsheets cut a cell after 32,767
 MIXED_UP = "sort and move whole rows only, or copy `met` and `comment` into the sheet as it was exported"
 
 
@@ -173,7 +172,7 @@ def export_sheet(evaluation: Path, sheet: Path | None = None, seed: int | None =
         writer.writerow(COLUMNS)
         for name, answer in names.items():
             for number in range(1, len(answer.rubric.criteria) + 1):
-                writer.writerow([name, number, *map(_cell, _texts(answer, number).values()), "", ""])
+                writer.writerow([name, number, *map(neutralised, _texts(answer, number).values()), "", ""])
     return sheet, key
 
 
@@ -182,20 +181,10 @@ def key_of(evaluation: Path, sheet: Path) -> Path:
     return grading_folder(evaluation) / f"{sheet.stem}.key.json"
 
 
-def _cell(text: str) -> str:
-    """What a spreadsheet must not take for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
 def _texts(answer: OpenAnswer, number: int) -> dict[str, str]:
     """What a row shows of a criterion, by column."""
     criterion = answer.rubric.criteria[number - 1].criterion
     return {"conversation": answer.transcript, "response": answer.answer, "criterion": criterion}
-
-
-def _compared(text: str) -> str:
-    """A text without what a spreadsheet may change, and without the apostrophe that guarded it."""
-    return " ".join(text.lstrip("'").split())[:COMPARED_CHARACTERS]
 
 
 def import_sheet(evaluation: Path, sheet: Path, rater: str) -> tuple[int, int]:
@@ -259,30 +248,13 @@ def _owners(evaluation: Path, sheet: Path, names: set[str]) -> dict[str, dict[st
 
 
 def _rows(sheet: Path) -> list[tuple[int, dict[str, str]]]:
-    """Its rows by column, with their numbers as a spreadsheet shows them; empty rows are left out."""
-    try:
-        text = sheet.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{sheet}: no such file") from None
-    except (OSError, UnicodeDecodeError):
-        raise DataError(f"{sheet} cannot be read as UTF-8\n    fix: save it as `CSV UTF-8`") from None
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets write what their country uses
-    csv.field_size_limit(10_000_000)
-    try:
-        table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
-    except csv.Error as error:
-        fix = "close every quote: save it once more as `CSV UTF-8` in a spreadsheet"
-        raise DataError(f"{sheet} is no CSV file: {error}\n    fix: {fix}") from None
-    head = [cell.strip() for cell in table[0]] if table else []
+    """Its rows by column, with their numbers as a spreadsheet shows them."""
+    head, rows = read_table(sheet)
     wrong = [name for name in COLUMNS if head.count(name) != 1 and (name != "comment" or name in head)]
     if wrong:
         fix = f"each of {', '.join(COLUMNS)} once, as the sheet was exported"
         raise DataError(f"{sheet} lacks a column, or has it twice: {', '.join(wrong)}\n    fix: {fix}")
-    return [
-        (number, dict(zip(head, [*row, *([""] * (len(head) - len(row)))], strict=False)))
-        for number, row in enumerate(table[1:], 2)
-        if any(map(str.strip, row))
-    ]
+    return [(number, by_column(head, row)) for number, row in rows]
 
 
 def _verdicts(
@@ -297,29 +269,23 @@ def _verdicts(
         where = f"row {index}"
         number = asked.get((name, given))
         if number is None:
-            faults.append(f"{where}: no criterion {_shown(given)} of an answer {_shown(name)} was exported")
+            faults.append(f"{where}: no criterion {shown(given)} of an answer {shown(name)} was exported")
             continue
         faults += [
             f"{where}, column {column}: is not what was exported with criterion {number} of {name}: "
-            f"{_shown(row[column])}\n      fix: {MIXED_UP}"
+            f"{shown(row[column])}\n      fix: {MIXED_UP}"
             for column, text in _texts(answers[name], number).items()
-            if _compared(row[column]) != _compared(text)
+            if compared(row[column]) != compared(text)
         ]
         if number in found[name]:
             faults.append(f"{where}: criterion {number} of {name} a second time")
         if said and said.casefold() not in YES | NO:
-            faults.append(f"{where}: met={_shown(said)} is neither yes nor no")
+            faults.append(f"{where}: met={shown(said)} is neither yes nor no")
         found[name][number] = said.casefold() in YES if said else None, row.get("comment", "").strip()
     if faults:
         more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise DataError(f"{sheet} cannot be taken:\n  " + "\n  ".join(faults[:SHOWN]) + more)
     return found
-
-
-def _shown(text: str) -> str:
-    """A cell in a message: short, and without what could act on a terminal."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def load_grades(evaluation: Path) -> list[Grades]:

@@ -8,6 +8,7 @@ from medllm.config.review import Scale
 from medllm.errors import ConfigError, Fault, ReviewError
 from medllm.review.plan import Column, Plan, Review
 from medllm.run_folder import write_whole
+from medllm.spreadsheet import shown
 
 RATINGS = "ratings.jsonl"
 MAX_TEXT_CHARACTERS = 10_000
@@ -153,12 +154,6 @@ class RatingsError(ConfigError):
     def __str__(self) -> str:
         lines = [f"  {fault}".replace("\n", "\n  ") for fault in self.faults]
         return "\n".join([f"{self.what}: nothing was kept, because of", *lines])
-
-
-def shown(value: str) -> str:
-    """A value in a message: short, and without what could act on a terminal."""
-    text = "".join(c if c.isprintable() else "?" for c in value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _names(plan: Plan) -> set[str]:

@@ -1,13 +1,11 @@
 """The way by spreadsheet: a CSV file for each rater, and what comes back of it.
 
-A spreadsheet program may store semicolons or tabs for commas and put a byte order mark in front; both are read. What rows say of
-themselves is compared with the review, because sorting one column and not the others mixes answers up without a trace.
+What rows say of themselves is compared with the review, because sorting one column and not the others mixes answers up without a
+trace.
 """
 
 import csv
 import io
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,17 +13,12 @@ from medllm.config.review import LETTERS, Scale
 from medllm.errors import Fault
 from medllm.review.create import now
 from medllm.review.plan import Pair, Plan, Review
-from medllm.review.ratings import Rating, normalised, refuse, refuse_unblinded, shown, value_faults
+from medllm.review.ratings import Rating, RatingsError, normalised, refuse, refuse_unblinded, value_faults
 from medllm.run_folder import write_whole
+from medllm.spreadsheet import SheetError, as_written, by_column, compared, neutralised, read_table, shown
 
 SHEETS, GUIDE = "sheets", "guide.md"
 OWN = ("review", "rater", "pair", "prompt", *(f"answer_{letter}" for letter in LETTERS))
-
-# A cell that begins with one of these is a formula to a spreadsheet program (OWASP, CSV injection).
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-# Of a text, so much is compared with the review's.
-COMPARED_CHARACTERS = 1000
 
 
 @dataclass(frozen=True)
@@ -75,11 +68,6 @@ def sheet(review: Review, rater: str) -> str:
     return file.getvalue()
 
 
-def neutralised(text: str) -> str:
-    """A cell that no spreadsheet program computes: an apostrophe goes before what would be a formula."""
-    return f"'{text}" if text.lstrip(" ").startswith(FORMULA) or text.startswith(FORMULA) else text
-
-
 def guide(plan: Plan) -> str:
     """The questions, their options and where they come from, for raters."""
     lines = [
@@ -107,7 +95,10 @@ def read_sheet(review: Review, path: Path) -> list[Rating]:
     """
     what = path.name
     columns = {column.name: column for column in review.plan.columns}
-    head, rows = _table(path)
+    try:
+        head, rows = read_table(path)
+    except SheetError as error:
+        raise RatingsError(what, [error.fault]) from None
     missing = [name for name in (*OWN, *columns) if name not in head]
     unknown = [name for name in head if name not in OWN and name not in columns]
     twice = sorted({name for name in head if head.count(name) > 1})
@@ -120,11 +111,11 @@ def read_sheet(review: Review, path: Path) -> list[Rating]:
     found: dict[str, Rating] = {}
     raters: set[str] = set()
     for number, row in rows:
-        cells = dict(zip(head, [*row, *([""] * (len(head) - len(row)))], strict=False))
+        cells = by_column(head, row)
         where = f"row {number}"
         faults += _place_faults(cells, where, review.plan, ids, pairs, len(row) - len(head))
         values = {name: normalised(column, cells[name]) for name, column in columns.items()}
-        values = {name: _as_written(value) if columns[name].conf.scale is Scale.text else value
+        values = {name: as_written(value) if columns[name].conf.scale is Scale.text else value
                   for name, value in values.items() if value}  # fmt: skip
         raters.add(cells["rater"])
         if not values:
@@ -156,40 +147,7 @@ def _place_faults(
         allowed = f"{next(iter(pairs))} to {list(pairs)[-1]}"
         return [*found, Fault(f"{where}, column pair", "is no pair of the review", shown(cells["pair"]), allowed)]
     for name, text in (("prompt", pair.prompt), *((f"answer_{letter}", pair.answers[letter]) for letter in LETTERS)):
-        if _compared(cells[name]) != _compared(text):
+        if compared(cells[name]) != compared(text):
             fix = "sort and move whole rows only, and save as CSV in UTF-8; or copy the answers into a fresh sheet"
             found.append(Fault(f"{where}, column {name}", f"is not the text of {pair.id}", shown(cells[name]), fix=fix))
     return found
-
-
-def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Head and rows with their numbers as a spreadsheet shows them; empty rows are left out."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError:
-        refuse([Fault(str(path), "cannot be read", fix="name a sheet: sheet=FILE")], path.name)
-        raise
-    except UnicodeDecodeError:
-        refuse([Fault(str(path), "is not UTF-8", fix="save it as `CSV UTF-8`")], path.name)
-        raise
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    csv.field_size_limit(10_000_000)
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
-    except csv.Error as error:
-        refuse([Fault(str(path), f"is no CSV file: {error}")], path.name)
-        raise
-    if not rows:
-        refuse([Fault(str(path), "is empty")], path.name)
-    numbered: Sequence[tuple[int, list[str]]] = list(enumerate(rows, 1))
-    return [cell.strip() for cell in rows[0]], [(n, row) for n, row in numbered[1:] if any(map(str.strip, row))]
-
-
-def _as_written(text: str) -> str:
-    """A cell without the apostrophe that guarded it."""
-    return text[1:] if text.startswith("'") and text[1:].lstrip(" ").startswith(FORMULA) else text
-
-
-def _compared(text: str) -> str:
-    return re.sub(r"\s+", " ", _as_written(text)).strip()[:COMPARED_CHARACTERS]
