@@ -39,7 +39,7 @@ class Typed:
         self.lines: list[str] = []
         self.terminal = Terminal(
             self.speaker,
-            Console(file=self.screen, width=200),
+            Console(file=self.screen, width=200, highlight=False),
             self.read,
             compare=self.conf.compare,
             status=answering(self.speaker.loaded.artifact),

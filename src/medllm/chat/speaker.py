@@ -64,6 +64,7 @@ class Speaker:
     def answer(
         self,
         conversation: Conversation,
+        read: Conversation,
         verdict: Verdict,
         on_text: Callable[[str], None],
         stopped: Callable[[], bool],
@@ -74,7 +75,8 @@ class Speaker:
         """An answer as it comes, and what stands behind it.
 
         Args:
-            conversation: The whole of it; what does not fit is left out for the model.
+            conversation: The whole of it.
+            read: What the model reads of it, as `fitted` says.
             verdict: Of `screen`.
             on_text: Takes each piece of the model's own text.
             stopped: Asked after every token.
@@ -82,7 +84,6 @@ class Speaker:
             do_sample: Instead of the chat's own setting.
         """
         conf = self.generation if do_sample is None else replace(self.generation, do_sample=do_sample)
-        read, _ = self.fitted(conversation)
         with self._side(tuned=tuned) as model:
             answer = stream(model, self._renderer, read, conf, on_text, stopped)
         return self._guard.review(conversation, answer.text, verdict)

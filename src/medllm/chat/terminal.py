@@ -1,6 +1,7 @@
 """What people type into: messages and commands, answers as they come."""
 
 import contextlib
+import importlib
 import signal
 import sys
 import threading
@@ -36,7 +37,7 @@ class Terminal:
 
     Args:
         speaker: Who answers.
-        console: Where everything is shown.
+        console: Where everything is shown, as it is: without highlighting.
         read: Gives the next line that is typed; EOFError ends the chat.
         compare: Whether the base answers too.
         status: What experts say of the artifact, to show.
@@ -87,20 +88,20 @@ class Terminal:
         history.messages.append(Message("user", text))
         answered = ""
         try:
-            _, left_out = self.speaker.fitted(history.conversation)
+            conversation = history.conversation
+            read, left_out = self.speaker.fitted(conversation)
             if left_out > self._left_out:
                 self._show(f"the model no longer reads the oldest {left_out} of these turns; the guard does", "yellow")
             self._left_out = left_out
-            verdict = self.speaker.screen(history.conversation)
+            verdict = self.speaker.screen(conversation)
             if verdict.before:
                 self._show(verdict.before, "bold red")
             for tuned in [False, True] if self.compare else [True]:
                 if self.compare:
                     self._show("tuned" if tuned else "base", "bold")
                 with self._stoppable():
-                    conversation = history.conversation
                     guarded = self.speaker.answer(
-                        conversation, verdict, self._write, self._stopped.is_set, tuned=tuned, do_sample=do_sample
+                        conversation, read, verdict, self._write, self._stopped.is_set, tuned=tuned, do_sample=do_sample
                     )
                 self._end(guarded)
                 answered = guarded.answer
@@ -134,11 +135,11 @@ class Terminal:
             signal.signal(signal.SIGINT, before)
 
     def _write(self, text: str) -> None:
-        self._console.print(text, end="", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(text, end="", markup=False, soft_wrap=True)
         self._console.file.flush()
 
     def _show(self, text: str, style: str = "dim") -> None:
-        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=False)
+        self._console.print(text, style=style, markup=False)
 
     # Commands
 
@@ -201,8 +202,10 @@ def read_line() -> str:
         if not line:
             raise EOFError
         return line
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401
+    with contextlib.suppress(
+        ImportError
+    ):  # where Python has it, input() edits lines and remembers them once it is imported
+        importlib.import_module("readline")
     return input("\nyou > ")
 
 
