@@ -5,6 +5,7 @@ Shapes: N items, C columns (candidates or sides), R resamples.
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,12 +66,17 @@ def expanded(count: int, confidence: float = CONFIDENCE) -> float:
     Hesterberg's expanded percentile interval (Am Stat 2015;69:371): Student's quantile times sqrt(n / (n - 1)) in place of the
     normal one.
     """
-    from scipy.special import ndtr, stdtrit  # type: ignore[import-untyped]  # a library that few commands need
-
     if count < 2:
         return 1.0
-    quantile = float(stdtrit(count - 1, (1 + confidence) / 2)) * math.sqrt(count / (count - 1))
-    return 1 - 2 * float(ndtr(-quantile))
+    quantile = student_quantile(count - 1, confidence) * math.sqrt(count / (count - 1))
+    return 1 - 2 * NormalDist().cdf(-quantile)
+
+
+def student_quantile(degrees: float, confidence: float = CONFIDENCE) -> float:
+    """Half the width, in standard errors, of a two-sided interval by Student's t with so many degrees of freedom."""
+    from scipy.special import stdtrit  # takes a while, and few commands come here
+
+    return float(stdtrit(degrees, (1 + confidence) / 2))
 
 
 def wilson(successes: float, count: float) -> Interval:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medllm.intervals import CONFIDENCE, RESAMPLES, Interval, resampled_ratios
+from medllm.intervals import CONFIDENCE, RESAMPLES, Interval, resampled_ratios, student_quantile
 from medllm.run_folder import ConversationLosses
 
 
@@ -84,7 +84,5 @@ def t_difference(a: dict[int, float], b: dict[int, float], confidence: float) ->
 
 
 def _around(mean: float, variance: float, degrees: float, confidence: float) -> Interval:
-    from scipy.special import stdtrit  # type: ignore[import-untyped]  # comes with mlflow; quantile of Student's t
-
-    half = float(stdtrit(degrees, (1 + confidence) / 2)) * math.sqrt(variance)
+    half = student_quantile(degrees, confidence) * math.sqrt(variance)
     return Interval(mean - half, mean + half)

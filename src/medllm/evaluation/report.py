@@ -1,7 +1,6 @@
 """What an evaluation leaves: `results.json`, `report.html`, and the same in the record of the artifact's run."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from medllm.evaluation.lexicons import Share
 from medllm.evaluation.page import html_page
 from medllm.evaluation.run import Evaluation
 from medllm.intervals import Interval
-from medllm.run_folder import write_whole
+from medllm.run_folder import as_json, write_whole
 from medllm.tracking.record import Record
 
 FORMAT = 1
@@ -29,7 +28,7 @@ def write_report(evaluation: Evaluation) -> Path:
 def results(evaluation: Evaluation) -> dict[str, Any]:
     """What `results.json` holds; numbers that are not known are null."""
     decision = evaluation.decision
-    return {
+    values = {
         "format": FORMAT,
         "name": evaluation.conf.evaluation.name,
         "artifact": {"folder": str(evaluation.artifact), "manifest_sha256": evaluation.manifest_sha256},
@@ -57,6 +56,8 @@ def results(evaluation: Evaluation) -> dict[str, Any]:
             for name, v in evaluation.lexicons.items()
         },
     }
+    found: dict[str, Any] = as_json(values)
+    return found
 
 
 def _metric(one: Measured) -> dict[str, Any]:
@@ -66,25 +67,21 @@ def _metric(one: Measured) -> dict[str, Any]:
         "better": one.metric.better.value,
         "proportion": one.metric.proportion,
         "n": one.n,
-        "figures": {s.value: {"value": _number(f.value), **_ends(f.interval)} for s, f in one.figures.items()},
+        "figures": {s.value: {"value": f.value, **_ends(f.interval)} for s, f in one.figures.items()},
         "differences": {s.value: _difference(d) for s, d in one.differences.items()},
     }
 
 
 def _difference(found: Difference) -> dict[str, Any]:
-    return {"value": _number(found.value), **_ends(found.interval), "p": _number(found.p)}
+    return {"value": found.value, **_ends(found.interval), "p": found.p}
 
 
 def _share(share: Share) -> dict[str, Any]:
-    return {"value": _number(share.value), **_ends(share.interval), "n": share.count}
+    return {"value": share.value, **_ends(share.interval), "n": share.count}
 
 
 def _ends(interval: Interval) -> dict[str, Any]:
-    return {"low": _number(interval.low), "high": _number(interval.high)}
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    return {"low": interval.low, "high": interval.high}
 
 
 def record_report(evaluation: Evaluation, record: Record) -> None:

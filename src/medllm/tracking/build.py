@@ -1,6 +1,7 @@
 """Opens the run record that the `tracking` group asks for."""
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 
 from medllm.config.tracking import MlflowConf, NoTrackingConf, TrackingConf
@@ -12,10 +13,8 @@ from medllm.tracking.record import Opening, Record
 def import_tracker(conf: TrackingConf) -> None:
     """Imports what `open_record` will need, which takes a second and 0.1 GiB."""
     if isinstance(conf, MlflowConf):
-        import mlflow
-
-        if not conf.tracking_uri.startswith("http"):
-            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+        is_server = conf.tracking_uri.startswith("http")
+        importlib.import_module("mlflow" if is_server else "mlflow.store.tracking.sqlalchemy_store")
 
 
 @contextlib.contextmanager

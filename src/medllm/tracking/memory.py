@@ -53,10 +53,7 @@ def resident_gib() -> float:
 
 def trim_memory() -> None:
     """Gives what is free between glibc's blocks back to the system, once: a third of a gibibyte after a model was quantized."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    _glibc("malloc_trim", 0)
 
 
 def return_freed_memory() -> None:
@@ -65,7 +62,11 @@ def return_freed_memory() -> None:
     By default blocks of less than 32 MiB stay with the process, in gaps that the next layer's tensors do not fit into: a run that
     recomputes its layers to save memory held two to three times what it used (LOG.md). Mapping memory anew takes time.
     """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(M_MMAP_THRESHOLD, MMAP_BYTES)
+    _glibc("mallopt", M_MMAP_THRESHOLD, MMAP_BYTES)
+
+
+def _glibc(name: str, *arguments: int) -> None:
+    """Calls a function that only glibc has; elsewhere it does nothing."""
+    function = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+    if function is not None:
+        function(*arguments)
