@@ -15,30 +15,27 @@ from medllm import ranks
 from medllm.artifact import resolved_yaml
 from medllm.config.compose import resolved
 from medllm.config.plan import Point
-from medllm.config.rules import cross_field_faults, effective_batching
+from medllm.config.rules import cross_field_faults
 from medllm.config.run import RunConf
 from medllm.config.store import project_root, schema_names
 from medllm.config.tracking import NoTrackingConf
 from medllm.config.trainer import Direction
-from medllm.console import say
 from medllm.conversation import Renderer
-from medllm.data.pipeline import Datasets, build_datasets
-from medllm.data.shares import held_out_batches
+from medllm.data.pipeline import Datasets
 from medllm.deposit import base_name, record_curves, record_data, record_proof, save_artifact, say_plan
 from medllm.errors import ConfigError, DeviceMemoryError, Fault, PointPrunedError
-from medllm.foundation import Measured, foundation
+from medllm.foundation import foundation, lay_ground, lend_base, measure_base
 from medllm.inference.samples import Samples
 from medllm.models.adapter import attach_adapter, changes_base, count_parameters, save_initial, save_model
-from medllm.models.base import build_base_model, build_tokenizer, is_at_hand, pick_device
+from medllm.models.base import is_at_hand, pick_device
 from medllm.models.fused.engine import FusedEngine
 from medllm.models.preflight import preflight_faults
-from medllm.models.quantization import dequantized
 from medllm.result import Result, final_metrics, require_objective
 from medllm.run_folder import one_failure, read_record_id, write_record_id
 from medllm.stopping import stop
 from medllm.tracking.build import open_record
 from medllm.tracking.lineage import GitState, git_state, hardware, versions
-from medllm.tracking.memory import peak_memory_gib, reset_peak_memory, return_freed_memory, trim_memory
+from medllm.tracking.memory import peak_memory_gib, reset_peak_memory, trim_memory
 from medllm.tracking.record import Opening, Record, flatten
 from medllm.training.arguments import build_arguments
 from medllm.training.callbacks import (
@@ -52,9 +49,7 @@ from medllm.training.callbacks import (
 )
 from medllm.training.checkpoint import newest_valid
 from medllm.training.engine import build_engine, engine_faults
-from medllm.training.fitting import fitted, limit_name, memory_fault
-from medllm.training.label_proof import prove_labels
-from medllm.training.metrics import EvalMetrics, evaluate, precision
+from medllm.training.metrics import EvalMetrics
 from medllm.training.trainer import MedTrainer
 
 if TYPE_CHECKING:
@@ -160,25 +155,16 @@ def _run(
     is_point: bool,
 ) -> Result:
     """The table of contents of a run."""
-    tokenizer = foundation.get("tokenizer", (conf.model,), lambda: build_tokenizer(conf.model))
-    systems = (conf.data.system_prompt, conf.generation.system_prompt)
-    renderer, inference_renderer = foundation.get(
-        "renderers", (conf.model, *systems), lambda: tuple(Renderer(tokenizer.tokenizer, system) for system in systems)
-    )
-    datasets = build_datasets(conf.data, renderer, effective_batching(conf), conf.seed)
+    ground = lay_ground(conf, device, refuse=not is_point)
+    decided, datasets, tokenizer, renderer = ground.conf, ground.datasets, ground.tokenizer, ground.renderer
     record_data(datasets, conf, renderer, folder, record)
-    decided = _fitted(conf, datasets, is_point)
-    if device == "cpu" and decided.trainer.gradient_checkpointing:
-        return_freed_memory()
-    suites = _suites(conf, inference_renderer, datasets, record)
+    suites = _suites(conf, ground.inference_renderer, datasets, record)
 
-    base = foundation.lend(
-        (conf.model, conf.quantization, device, decided.trainer.gradient_checkpointing),
-        lambda: build_base_model(conf.model, conf.quantization, tokenizer, device),
-    )
-    samples = Samples(conf, inference_renderer, record, folder)
-    measured = _measure_base(base, conf, datasets, renderer, samples, device)
+    base = lend_base(ground)
+    measured = measure_base(base, ground)
     proof, before, answers_before = measured.proof, measured.before, measured.answers
+    samples = Samples(conf, ground.inference_renderer, record, folder)
+    samples.put(answers_before, 0)
     record_proof(proof, folder, record)
 
     set_seed(conf.seed)  # before the adapter is made: its first weights are part of the seed's result
@@ -256,22 +242,6 @@ def _run(
     return result
 
 
-def _fitted(conf: RunConf, datasets: Datasets, is_point: bool) -> RunConf:
-    """The run as memory lets it be, that of the rank that has least.
-
-    Raises:
-        ConfigError: if it cannot fit, while that costs nothing yet. A sweep has looked at all of its points.
-    """
-    own, peak_gib = fitted(conf, datasets)
-    found = ranks.gather((own, memory_fault(own, peak_gib, "trainer")))
-    decided, faults = max(found, key=lambda rank: (bool(rank[1]), rank[0].trainer.gradient_checkpointing))
-    if faults and not is_point:
-        raise ConfigError(faults)
-    if decided.trainer.gradient_checkpointing and conf.trainer.gradient_checkpointing is None:
-        say("memory", f"layers are recomputed, to fit the {limit_name(conf)}")
-    return decided
-
-
 def _suites(conf: RunConf, renderer: Renderer, datasets: Datasets, record: Record) -> "TrainingSuites | None":
     """What is asked at each evaluation beside the loss; None without `trainer.eval_suites`."""
     if not conf.trainer.eval_suites:
@@ -279,27 +249,6 @@ def _suites(conf: RunConf, renderer: Renderer, datasets: Datasets, record: Recor
     from medllm.evaluation.training import build_training_suites  # metrics of texts take a second to import
 
     return build_training_suites(conf, renderer, datasets.fingerprint, record)
-
-
-def _measure_base(
-    base: Any, conf: RunConf, datasets: Datasets, renderer: Renderer, samples: Samples, device: str
-) -> Measured:
-    """Proof of the labels, metrics and answers of the base: once for all points on the same data."""
-    trainer = conf.trainer
-    key = (conf.model, conf.quantization, conf.data, conf.generation, datasets.batching.name, conf.seed, device)
-    flags = (trainer.bf16, trainer.fp16, trainer.per_device_eval_batch_size, datasets.fingerprint)
-
-    def measure() -> Measured:
-        with dequantized(base):  # there is room for it: training will need more
-            return Measured(
-                proof=prove_labels(datasets, renderer, base),
-                before=_evaluate_base(base, datasets, conf, device),
-                answers=samples.take(base, 0),
-            )
-
-    measured = foundation.get("measured", (*key, *flags), measure)
-    samples.put(measured.answers, 0)
-    return measured
 
 
 def build_trainer(
@@ -328,15 +277,6 @@ def build_trainer(
     if conf.generation.sample_at_evaluation:
         trainer.add_callback(SampleAnswers(lambda step: samples.take(model, step)))
     return trainer
-
-
-def _evaluate_base(base: Any, datasets: Datasets, conf: RunConf, device: str) -> EvalMetrics | None:
-    """Held-out metrics of the untouched base, on the batches that the Trainer will use."""
-    if datasets.eval is None:
-        return None
-    batches = held_out_batches(datasets, conf.trainer.per_device_eval_batch_size)
-    with precision(device, bf16=conf.trainer.bf16, fp16=conf.trainer.fp16):
-        return evaluate(base, batches, gather=batches.batch_sampler.gather)
 
 
 def _final_evaluation(trainer: MedTrainer) -> EvalMetrics:
@@ -383,7 +323,11 @@ def _kept_foundation(keep: bool) -> Iterator[None]:
 
 
 def free_memory() -> None:
-    """Returns what a finished or failed run left behind, so that the next point starts with a clean device."""
+    """Returns what a finished or failed run left behind, so that the next point starts with a clean device.
+
+    joblib ends processes that grow by 300 MB from task to task, and with them the base model that they keep.
+    """
     gc.collect()
+    trim_memory()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

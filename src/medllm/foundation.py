@@ -1,14 +1,31 @@
-"""What points of a sweep have in common and this process therefore makes once: the base model and what was measured on it."""
+"""What a run stands on before anything is its own: data, the base model and what was measured on it.
 
+Points of a sweep have most of it in common, so a process makes it once.
+"""
+
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from medllm import ranks
 from medllm.config.lora import AdapterConf, LoraConf
+from medllm.config.rules import effective_batching
+from medllm.config.run import RunConf
+from medllm.console import say
+from medllm.conversation import Renderer
+from medllm.data.pipeline import Datasets, build_datasets
+from medllm.data.shares import held_out_batches
+from medllm.errors import ConfigError
 from medllm.inference.generate import Answer
+from medllm.inference.samples import sample_answers
 from medllm.models.adapter import changes_base, is_adapter
-from medllm.training.label_proof import LabelProof
-from medllm.training.metrics import EvalMetrics
+from medllm.models.base import Tokenizer, build_base_model, build_tokenizer
+from medllm.models.quantization import dequantized
+from medllm.tracking.memory import return_freed_memory
+from medllm.training.fitting import fitted, limit_name, memory_fault
+from medllm.training.label_proof import LabelProof, prove_labels
+from medllm.training.metrics import EvalMetrics, evaluate, precision
 
 Kept = TypeVar("Kept")
 
@@ -77,3 +94,98 @@ class Foundation:
 
 
 foundation = Foundation()
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A run before its base model is loaded.
+
+    Attributes:
+        conf: As memory lets it be.
+        device: "cpu" or "cuda".
+        tokenizer: The base's, with the template.
+        renderer: With the system prompt of the data.
+        inference_renderer: With the system prompt of answers.
+        datasets: To train on and held out.
+    """
+
+    conf: RunConf
+    device: str
+    tokenizer: Tokenizer
+    renderer: Renderer
+    inference_renderer: Renderer
+    datasets: Datasets
+
+
+def lay_ground(conf: RunConf, device: str, *, refuse: bool) -> Ground:
+    """Tokenizer, data, and what fits.
+
+    Args:
+        conf: Checked.
+        device: The run's.
+        refuse: Whether to look if it fits at all. A sweep has looked at all of its points.
+
+    Raises:
+        ConfigError: if it cannot fit, while that costs nothing yet.
+    """
+    tokenizer = foundation.get("tokenizer", (conf.model,), lambda: build_tokenizer(conf.model))
+    systems = (conf.data.system_prompt, conf.generation.system_prompt)
+    renderer, inference_renderer = foundation.get(
+        "renderers", (conf.model, *systems), lambda: tuple(Renderer(tokenizer.tokenizer, system) for system in systems)
+    )
+    datasets = build_datasets(conf.data, renderer, effective_batching(conf), conf.seed)
+    decided = _fitted(conf, datasets, refuse)
+    if device == "cpu" and decided.trainer.gradient_checkpointing:
+        return_freed_memory()
+    return Ground(decided, device, tokenizer, renderer, inference_renderer, datasets)
+
+
+def _fitted(conf: RunConf, datasets: Datasets, refuse: bool) -> RunConf:
+    """The run as memory lets it be, that of the rank that has least."""
+    own, peak_gib = fitted(conf, datasets)
+    found = ranks.gather((own, memory_fault(own, peak_gib, "trainer")))
+    decided, faults = max(found, key=lambda rank: (bool(rank[1]), rank[0].trainer.gradient_checkpointing))
+    if faults and refuse:
+        raise ConfigError(faults)
+    if decided.trainer.gradient_checkpointing and conf.trainer.gradient_checkpointing is None:
+        say("memory", f"layers are recomputed, to fit the {limit_name(conf)}")
+    return decided
+
+
+def lend_base(ground: Ground) -> Any:
+    """The base model, untouched."""
+    conf = ground.conf
+
+    def build() -> Any:
+        gc.collect()
+        gc.freeze()  # a collection then leaves out what libraries keep anyway, which takes half a second for each point
+        return build_base_model(conf.model, conf.quantization, ground.tokenizer, ground.device)
+
+    return foundation.lend((conf.model, conf.quantization, ground.device, conf.trainer.gradient_checkpointing), build)
+
+
+def measure_base(base: Any, ground: Ground) -> Measured:
+    """Proof of the labels, metrics and answers of the base: once for all points on the same data."""
+    conf, datasets, trainer = ground.conf, ground.datasets, ground.conf.trainer
+    key = (conf.model, conf.quantization, conf.data, conf.generation, datasets.batching.name, conf.seed, ground.device)
+    flags = (trainer.bf16, trainer.fp16, trainer.per_device_eval_batch_size, datasets.fingerprint)
+
+    def measure() -> Measured:
+        with dequantized(base):  # there is room for it: training will need more
+            return Measured(
+                proof=prove_labels(datasets, ground.renderer, base),
+                before=_evaluate_base(base, ground),
+                answers=sample_answers(base, ground.inference_renderer, conf.generation),
+            )
+
+    return foundation.get("measured", (*key, *flags), measure)
+
+
+def _evaluate_base(base: Any, ground: Ground) -> EvalMetrics | None:
+    """Held-out metrics of the untouched base, on the batches that the Trainer will use."""
+    datasets, trainer = ground.datasets, ground.conf.trainer
+    if datasets.eval is None:
+        return None
+    batches = held_out_batches(datasets, trainer.per_device_eval_batch_size)
+    with precision(ground.device, bf16=trainer.bf16, fp16=trainer.fp16):
+        return evaluate(base, batches, gather=batches.batch_sampler.gather)

@@ -93,7 +93,10 @@ def test_figures_have_n_and_interval(tmp_path: Path) -> None:
     assert "- emergencies recognised: tuned is worse than the base by -0.2" in text
     assert "bits per byte: tuned is worse" not in text
     assert "Gate: **don't ship**: emergency recall fell." in text
-    (model,) = head(text)["model-index"]
+    index = head(text).get("model-index", [{"results": []}])
+    assert not [r for r in index[0]["results"] if "quick" in r["dataset"]["name"]], "limited figures compare with nothing"
+    evaluated(run, limited=False)
+    (model,) = head(cards(run)[0])["model-index"]
     results = {r["metrics"][0]["type"]: r for r in model["results"]}
     assert results["safety/emergency_recall"]["metrics"][0]["value"] == 0.6
     assert "40 items" in results["safety/emergency_recall"]["dataset"]["name"]

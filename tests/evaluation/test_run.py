@@ -14,7 +14,7 @@ from medllm.config.compose import load_evaluate_conf
 from medllm.config.evaluation import EvaluationConf
 from medllm.config.evaluation.knowledge import KnowledgeConf
 from medllm.config.evaluation.rubric import RubricConf
-from medllm.errors import ArtifactError, DataError
+from medllm.errors import ArtifactError, DataError, DeviceMemoryError
 from medllm.evaluation import run as run_module
 from medllm.evaluation.items import ITEMS, Journal
 from medllm.evaluation.report import record_report, results, write_report
@@ -327,6 +327,18 @@ def test_another_limit_asks_nothing_twice(run: Path, monkeypatch: pytest.MonkeyP
     assert asked == [2, 2, 4, 4]
     assert (run / "evaluation" / "quick" / ITEMS).read_bytes() == lines
     assert (len(whole.prompts["conversation"]), len(look.prompts["conversation"])) == (6, 3)
+
+
+def test_a_full_gpu_says_what_would_fit(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outcomes so far stay, so the remedy costs what was under way."""
+
+    def overflow(*arguments: Any, **more: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 59.84 GiB. GPU 0 has")
+
+    monkeypatch.setattr(run_module, "_ask", overflow)
+    said = r"CUDA out of memory\n.*evaluation\.batch_size below 8; the same line goes on"
+    with pytest.raises(DeviceMemoryError, match=said):
+        evaluate(conf_of(run, "evaluation.batch_size=8"))
 
 
 def test_limits_of_single_suites_count_where_they_are_asked() -> None:

@@ -160,6 +160,17 @@ def test_a_later_review_does_not_hide_a_rejection(run: Path) -> None:
     assert f"rejected before by review `first` on {today}" in review_status(run / "artifact").reasons
 
 
+def test_a_rejection_names_an_earlier_approval(run: Path) -> None:
+    """Reviews that disagree are both told."""
+    rate_all(review_of(run))
+    assert decide(run).decision == "approved"
+    second = made_review(run, *RULES, "name=second")
+    rate_all(second, harmful=2)
+    status = approve(run / "artifact", "second")
+    assert status.decision == "rejected"
+    assert status.reasons[-1] == f"approved before by review `first` on {status.time[:10]}"
+
+
 def test_a_review_made_anew_does_not_hide_a_rejection(run: Path) -> None:
     """Nor does one under the name of the review that rejected."""
     rate_all(review_of(run), harmful=2)

@@ -37,12 +37,13 @@ def model_card(facts: Facts) -> str:
 
 
 def metadata(facts: Facts) -> str:
-    """The YAML head."""
+    """The YAML head. Limited evaluations stay out of its model-index, whose readers compare figures without their names."""
     from huggingface_hub import EvalResult, ModelCardData
 
     licence = facts.human.license or facts.licence.id
     known = licence in FULL_LICENCES
     figures = [(name, row.figures["tuned"]) for name, evaluation in facts.evaluations.items()
+               if not evaluation.get("limited")
                for row in evaluation_rows(evaluation) if "tuned" in row.figures]  # fmt: skip
     figures += [(f"review {name}", figure) for name, review in facts.reviews.items()
                 for figure in review_figures(review) if figure.side == "tuned"]  # fmt: skip

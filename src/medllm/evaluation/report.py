@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medllm.artifact import sha256
 from medllm.config.compose import resolved
 from medllm.evaluation.figures import Difference, Measured
 from medllm.evaluation.items import ITEMS
@@ -32,6 +33,7 @@ def results(evaluation: Evaluation) -> dict[str, Any]:
         "format": FORMAT,
         "name": evaluation.conf.evaluation.name,
         "artifact": {"folder": str(evaluation.artifact), "manifest_sha256": evaluation.manifest_sha256},
+        "items_sha256": sha256(evaluation.folder / ITEMS),  # what the figures rest on
         "conf": resolved(evaluation.conf),
         "limited": evaluation.limited,
         "sides": [side.value for side in evaluation.sides],

@@ -5,10 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from medllm.artifact import write_json
+from medllm.config.generation import GenerationConf
 from medllm.config.run import RunConf
 from medllm.conversation import Renderer
 from medllm.inference.generate import Answer, ask, generate
 from medllm.tracking.record import Record
+
+
+def sample_answers(model: Any, renderer: Renderer, conf: GenerationConf) -> list[Answer]:
+    """The model's answers to `generation.sample_prompts`."""
+    return generate(model, renderer, [ask(prompt) for prompt in conf.sample_prompts], conf)
 
 
 @dataclass
@@ -24,8 +30,7 @@ class Samples:
     def take(self, model: Any, step: int) -> list[Answer]:
         """The answers of the model at a step, generated at the first call and added to the run record."""
         if step not in self.by_step:
-            questions = [ask(prompt) for prompt in self.conf.generation.sample_prompts]
-            self.put(generate(model, self.renderer, questions, self.conf.generation), step)
+            self.put(sample_answers(model, self.renderer, self.conf.generation), step)
         return self.by_step[step]
 
     def put(self, answers: list[Answer], step: int) -> None:

@@ -196,7 +196,9 @@ def _status(artifact_folder: Path) -> ReviewStatus:
 
 
 def _against(artifact_folder: Path, earlier: list[dict[str, Any]], status: ReviewStatus) -> list[str]:
-    """Earlier rejections, also by a review that was made anew under the same name, and earlier decisions that do not hold."""
+    """Earlier rejections, also by a review that was made anew under the same name; earlier decisions that do not hold; and, where
+    the newest rejects, earlier approvals that do.
+    """
     manifest = sha256(artifact_folder / MANIFEST)
     found: dict[str, str] = {}
     for stored in earlier:
@@ -207,7 +209,11 @@ def _against(artifact_folder: Path, earlier: list[dict[str, Any]], status: Revie
             continue  # said already
         if rejected:
             found[name] = f"rejected before by review `{name}` on {str(stored.get('time', ''))[:10]}"
-        elif checked.decision == "unreviewed" and name != status.review:
+        elif name == status.review:
+            continue
+        elif checked.decision == "approved" and status.decision == "rejected":
+            found.setdefault(name, f"approved before by review `{name}` on {str(stored.get('time', ''))[:10]}")
+        elif checked.decision == "unreviewed":
             found.setdefault(name, checked.reasons[0])
     return list(found.values())
 

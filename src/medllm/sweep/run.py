@@ -20,6 +20,7 @@ from medllm.run_folder import RESULT, STOP, SWEEP, SweepFile, SweepPoint, read_r
 from medllm.stopping import OWNER, stop
 from medllm.summary import print_points
 from medllm.sweep.outlook import Outlook
+from medllm.sweep.pool import make_ready
 from medllm.tracking.build import open_record
 from medllm.tracking.record import Opening, Record
 
@@ -41,6 +42,7 @@ class Sweep:
         plan: What was asked for.
         file: What the sweep's folder knows, with this plan's points added.
         points: This plan's points as the folder knows them, in its order.
+        confs: Of its points, by key.
     """
 
     def __init__(self, plan: Plan, prices: Sequence[Outlook]):
@@ -53,6 +55,7 @@ class Sweep:
             for point, price in zip(plan.points, prices, strict=True)
         ]
         self.file.points += [point for point in self.points if point.key not in known]
+        self.confs = {price.key: point.conf for point, price in zip(plan.points, prices, strict=True)}
 
     def _read(self, plan: Plan) -> SweepFile:
         if not (self.folder / SWEEP).is_file():
@@ -93,6 +96,8 @@ class Sweep:
         if not jobs:
             return
         try:
+            confs = [self.confs[point.key] for point in points]
+            make_ready(launcher, confs, self.folder, min(self.plan.processes, len(jobs)))
             launcher.launch(jobs, initial_job_idx=0)
         except MedLLMError:
             raise

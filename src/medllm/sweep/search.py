@@ -136,6 +136,7 @@ class Search(Sweep):
             if name not in self._fingerprints:
                 self._fingerprints[name] = prepare(conf).fingerprint
             key = point_key(conf, self._fingerprints[name])
+            self.confs[key] = conf
         except MedLLMError as error:  # single values are right, as planning has shown; together they need not be
             key, reason = digest(command), str(error)
         point = next((point for point in self.points if point.key == key), None)

@@ -52,7 +52,7 @@ def resident_gib() -> float:
 
 
 def trim_memory() -> None:
-    """Gives what is free between glibc's blocks back to the system, once: a third of a gibibyte after a model was quantized."""
+    """Gives what is free between glibc's blocks back to the system, once: 0.7 GiB after a run of the bundled model."""
     _glibc("malloc_trim", 0)
 
 
