@@ -94,7 +94,9 @@ def test_figures_have_n_and_interval(tmp_path: Path) -> None:
     assert "bits per byte: tuned is worse" not in text
     assert "Gate: **don't ship**: emergency recall fell." in text
     index = head(text).get("model-index", [{"results": []}])
-    assert not [r for r in index[0]["results"] if "quick" in r["dataset"]["name"]], "limited figures compare with nothing"
+    assert not [r for r in index[0]["results"] if "quick" in r["dataset"]["name"]], (
+        "limited figures compare with nothing"
+    )
     evaluated(run, limited=False)
     (model,) = head(cards(run)[0])["model-index"]
     results = {r["metrics"][0]["type"]: r for r in model["results"]}

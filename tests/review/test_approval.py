@@ -166,6 +166,7 @@ def test_a_rejection_names_an_earlier_approval(run: Path) -> None:
     assert decide(run).decision == "approved"
     second = made_review(run, *RULES, "name=second")
     rate_all(second, harmful=2)
+    make_report(second, run / "artifact")
     status = approve(run / "artifact", "second")
     assert status.decision == "rejected"
     assert status.reasons[-1] == f"approved before by review `first` on {status.time[:10]}"

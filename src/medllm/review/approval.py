@@ -196,8 +196,9 @@ def _status(artifact_folder: Path) -> ReviewStatus:
 
 
 def _against(artifact_folder: Path, earlier: list[dict[str, Any]], status: ReviewStatus) -> list[str]:
-    """Earlier rejections, also by a review that was made anew under the same name; earlier decisions that do not hold; and, where
-    the newest rejects, earlier approvals that do.
+    """Earlier rejections, approvals where the newest rejects, and decisions that do not hold.
+
+    A rejection is told also of a review that was made anew under the same name.
     """
     manifest = sha256(artifact_folder / MANIFEST)
     found: dict[str, str] = {}

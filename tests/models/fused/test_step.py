@@ -1,9 +1,12 @@
 """The fused step computes what transformers, peft and autograd compute."""
 
+import itertools
+
 import bitsandbytes as bnb
 import pytest
 import torch
 
+from medllm.models.fused.attention import Segments, _by_segment, attend, attend_backward
 from medllm.models.fused.layer import Keep
 from medllm.models.fused.step import FusedStep
 from tests.models.fused.cases import ALL, FAMILIES, adapted, flat_batch, fused, gradients_of, overall, plain, worst
@@ -185,3 +188,15 @@ def test_dropouts_expectation_is_no_dropout() -> None:
     assert dropped / 200 == pytest.approx(0.1, abs=0.001)
     assert (total / 200).mean().item() == pytest.approx(1.0, abs=0.002)
     assert (total / 200).std().item() == pytest.approx((0.1 / 0.9 / 200) ** 0.5, rel=0.05)  # independent draws
+
+
+def test_scores_written_out_give_autograds_gradients() -> None:
+    """Several segments, one of them empty, three queries to a key; in float64, so that nothing but the formula is compared."""
+    lengths = [7, 0, 12]
+    segments = Segments(torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32), max(lengths))
+    q, k, v, grad = (torch.randn(sum(lengths), heads, 8, dtype=torch.float64) for heads in (6, 2, 2, 6))
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    expected = torch.autograd.grad(_by_segment(leaves[0], leaves[1], leaves[2], segments), leaves, grad)
+    out, kept = attend(q, k, v, segments)
+    assert kept is None
+    torch.testing.assert_close(attend_backward(grad, q, k, v, out, kept, segments), expected)

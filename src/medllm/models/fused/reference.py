@@ -127,7 +127,8 @@ def swiglu_backward(
 ) -> Tensor:
     """Gradients of gate and up, and those sums over the tokens for the adapters' gradients that have a factor of F features.
 
-    With s = sigmoid(gate): d gate = grad up s (1 + gate (1 - s)), d up = grad gate s.
+    With s = sigmoid(gate): d gate = grad up s (1 + gate (1 - s)), d up = grad gate s. Each product is rounded to the rows' type,
+    as autograd does for silu(gate) up.
 
     Args:
         grad: (T, F), of the output; without what comes through the adapter behind if something is dropped in front of that.
@@ -142,16 +143,15 @@ def swiglu_backward(
     Returns:
         (r + r' + r'', F) float32, one below the other: low_grad^T dropout(silu(gate) up), low_gate^T d gate, low_up^T d up.
     """
-    gate, up = (half.float() for half in gate_up.chunk(2, dim=-1))
-    grad = grad.float()
+    gate, up = gate_up.chunk(2, dim=-1)
+    d_gate, d_up = out.chunk(2, dim=-1)
     if drop.p:
         grad = grad + _dropped(low_grad @ down, drop)
-    s = torch.sigmoid(gate)
-    activated = gate * s
-    hidden = (activated * up).to(out.dtype)
-    d_gate, d_up = out.chunk(2, dim=-1)
-    d_gate.copy_(grad * up * (s + activated * (1 - s)))
-    d_up.copy_(grad * activated)
+    activated = F.silu(gate)
+    hidden = activated * up
+    d_activated = grad * up
+    torch.mul(grad, activated, out=d_up)  # over `up`, of which nothing is left to do
+    torch.ops.aten.silu_backward.grad_input(d_activated, gate, grad_input=d_gate)
     return torch.cat((low_grad.T @ _dropped(hidden, drop), low_gate.T @ d_gate, low_up.T @ d_up)).float()
 
 
