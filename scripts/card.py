@@ -21,7 +21,11 @@ def main(arguments: list[str]) -> None:
         raise ConfigError([Fault("", "no such option", a, allowed="artifact=RUN") for a in arguments])
     if not artifact:
         raise ConfigError(
-            Fault("artifact", "needs a value", fix="artifact=RUN: its folder, or the id of its run record")
+            Fault(
+                "artifact",
+                "needs a value",
+                fix="artifact=RUN: its folder, the id of its run record, or models:/name@alias",
+            )
         )
     from medllm.card.write import write_cards
     from medllm.locate import find_artifact

@@ -1,6 +1,7 @@
 """Talks to an artifact in the terminal: `python scripts/chat.py artifact=RUN [OVERRIDES]`.
 
-    artifact=outputs/2026-01-31/10-00-00-demo      a run's folder, its artifact/ folder, or the id of its run record
+    artifact=outputs/2026-01-31/10-00-00-demo      a run's folder, its artifact/ folder, the id of its run record, or
+                                                   models:/name@alias of the model registry
     compare=true                                   the base answers too, in front of the tuned model; one model in memory
     generation.max_new_tokens=300                  sampling and length, by default the artifact's own
     generation.do_sample=true generation.temperature=0.7

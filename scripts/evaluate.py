@@ -1,6 +1,7 @@
 """Asks a tuned model and its base the same: `python scripts/evaluate.py artifact=RUN [suite=quick] [OVERRIDES]`.
 
-    artifact=outputs/2026-01-31/10-00-00-demo      a run's folder, its artifact/ folder, or the id of its run record
+    artifact=outputs/2026-01-31/10-00-00-demo      a run's folder, its artifact/ folder, the id of its run record,
+                                                   or models:/name@alias of the model registry
     suite=full                                     an option of conf/evaluation/; quick takes minutes on a laptop
     limit=10                                       ask a few items of each suite; the results are stamped as limited
     evaluation.conversation.path=FILE              conversations of a file instead of the held-out ones

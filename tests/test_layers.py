@@ -34,7 +34,7 @@ LAYERS = [
     {"experiment", "summary"},
     {"comparison"},
     {"sweep", "review"},
-    {"card", "chat"},
+    {"card", "chat", "export"},
     {"cli"},
 ]
 ONLY_IN = {

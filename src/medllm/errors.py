@@ -8,6 +8,7 @@
     ├── DeviceMemoryError  the GPU has too little memory for this run
     ├── NonFiniteError     loss or gradient is NaN or infinite, raised before the optimizer step; or the objective at the end
     ├── ArtifactError      an artifact folder is damaged or incomplete
+    ├── ExportError        what an artifact became is not the same model; nothing is left of it
     ├── ReviewError        an expert review cannot go on: its files are damaged, or its sides are known
     ├── ChatError          a message does not fit, or a saved chat cannot be read or written
     ├── TrackingError      the run record cannot be written
@@ -97,6 +98,10 @@ class NonFiniteError(MedLLMError):
 
 class ArtifactError(MedLLMError):
     """An artifact folder is damaged, incomplete or of another kind."""
+
+
+class ExportError(MedLLMError):
+    """What an artifact became is not the same model."""
 
 
 class ReviewError(MedLLMError):

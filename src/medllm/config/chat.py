@@ -42,7 +42,7 @@ class ChatConf(Conf):
     """What a command line of `scripts/chat.py` composes.
 
     Attributes:
-        artifact: A run's folder, its `artifact/` folder, or the id of its run record.
+        artifact: A run's folder, its `artifact/` folder, the id of its run record, or models:/name@alias.
         compare: Whether the base answers too, in front of the tuned model; `/compare` switches.
         use_cpu: Stay on the CPU even where there is a GPU.
         generation: How it answers.

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from medllm.config.chat import ChatConf
 from medllm.config.conf import Conf
 from medllm.config.evaluation import EvaluateConf
+from medllm.config.export import ExportConf
 from medllm.config.review import CreateReviewConf
 from medllm.config.run import RootConf, RunConf
 from medllm.config.store import SCHEMAS, project_root
@@ -21,7 +22,13 @@ from medllm.config.validate import added_whole, explain, part_faults, to_conf, t
 from medllm.errors import ConfigError, Fault
 
 # What each file at the head of `conf/` composes.
-ROOTS: dict[str, type] = {"train": RootConf, "evaluate": EvaluateConf, "review": CreateReviewConf, "chat": ChatConf}
+ROOTS: dict[str, type] = {
+    "train": RootConf,
+    "evaluate": EvaluateConf,
+    "review": CreateReviewConf,
+    "chat": ChatConf,
+    "export": ExportConf,
+}
 
 
 def compose_config(
@@ -91,6 +98,16 @@ def load_chat_conf(overrides: list[str], config_dir: Path | None = None) -> Chat
     """
     config = compose_config(overrides, config_dir, config_name="chat")
     return to_conf(config, ChatConf, ChatConf)
+
+
+def load_export_conf(overrides: list[str], config_dir: Path | None = None) -> ExportConf:
+    """What `python scripts/export.py` is to make, composed and checked.
+
+    Raises:
+        ConfigError: with every fault found.
+    """
+    config = compose_config(overrides, config_dir, config_name="export")
+    return to_conf(config, ExportConf, ExportConf)
 
 
 def resolved(conf: Conf) -> dict[str, Any]:

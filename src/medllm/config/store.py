@@ -11,6 +11,7 @@ from medllm.config import (
     chat,
     data,
     evaluation,
+    export,
     generation,
     guard,
     hub,
@@ -105,6 +106,7 @@ def register() -> None:
     store.store(group="schema", name="run", node=run.RootConf)
     store.store(group="schema", name="evaluate", node=evaluation.EvaluateConf)
     store.store(group="schema", name="chat", node=chat.ChatConf)
+    store.store(group="schema", name="export", node=export.ExportConf)
     store.store(group="schema", name="create_review", node=review.CreateReviewConf)
     for group, kinds in SCHEMAS.items():
         for kind, schema in kinds.items():

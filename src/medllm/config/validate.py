@@ -16,6 +16,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from medllm.config.chat import ChatConf
 from medllm.config.conf import Conf, range_faults
 from medllm.config.evaluation import EvaluateConf
+from medllm.config.export import ExportConf
 from medllm.config.review import CreateReviewConf
 from medllm.config.run import RootConf, RunConf
 from medllm.config.store import PARTS, SCHEMAS
@@ -33,6 +34,7 @@ COMMANDS: dict[type, str] = {
     EvaluateConf: "python scripts/evaluate.py",
     CreateReviewConf: "python scripts/review.py",
     ChatConf: "python scripts/chat.py",
+    ExportConf: "python scripts/export.py",
 }
 
 # What a script takes beside the keys.

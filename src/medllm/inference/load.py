@@ -58,12 +58,16 @@ class LoadedArtifact:
         with dequantized(model), adapter:
             yield model
 
+    def close(self) -> None:
+        """Lets its models go."""
+        self._kept.clear()
+        gc.collect()
+        if self.device != "cpu":
+            torch.cuda.empty_cache()
+
     def _keep(self, name: str, load: Any) -> Any:
         if name not in self._kept:
-            self._kept.clear()
-            gc.collect()
-            if self.device != "cpu":
-                torch.cuda.empty_cache()
+            self.close()
             self._kept[name] = load()
         return self._kept[name]
 

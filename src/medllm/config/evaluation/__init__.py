@@ -69,7 +69,7 @@ class EvaluateConf(Conf):
     """What a command line of `scripts/evaluate.py` composes.
 
     Attributes:
-        artifact: A run's folder, its `artifact/` folder, or the id of its run record.
+        artifact: A run's folder, its `artifact/` folder, the id of its run record, or models:/name@alias.
         evaluation: What is asked.
         guard: What the third side stands behind.
         lexicon: What is looked for in answers, by name.

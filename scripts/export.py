@@ -1,0 +1,40 @@
+"""Makes other forms of an artifact: `python scripts/export.py artifact=RUN [OVERRIDES]`.
+
+    formats=[merged,adapter]   merged: a whole model, its adapter in its weights, that needs no base and no peft
+                               adapter: the adapter with its tokenizer, for peft and for vLLM beside the base
+    output=FOLDER              by default export/ in the run's folder
+    onto=original              merges into the base before it was quantized instead of the one that the adapter was trained on
+    tolerance=0.01             nats that the merged model's expectations may diverge from the artifact's, in the mean
+
+A merged model is compared with the artifact on held-out conversations, by its expectations and its greedy answers; the figures go
+into its manifest, and one that differs is not left there. It is an artifact itself: chat.py and evaluate.py take its folder.
+
+    exit code 0 exported; 1 failed, 2 the configuration is wrong
+"""
+
+from pathlib import Path
+
+from medllm.cli import run_script
+from medllm.config.compose import load_export_conf
+from medllm.console import tell
+from medllm.libraries import prepare_libraries
+
+
+def main(arguments: list[str]) -> None:
+    """Exports, and says what was proven."""
+    conf = load_export_conf(arguments)
+    prepare_libraries()
+    from medllm.export.write import as_rows, export  # heavy imports only after every key, type and range is right
+    from medllm.locate import find_artifact
+
+    folder = find_artifact(conf.artifact, conf.tracking)
+    output = Path(conf.output).expanduser().resolve() if conf.output else folder.parent / "export"
+    for kind, (place, proof) in export(conf, folder, output).items():
+        size = sum(path.stat().st_size for path in place.iterdir())
+        tell(kind, f"{place}, {size / 1e6:,.1f} MB")
+        for name, value in as_rows(proof) if proof is not None else []:
+            tell(name, value)
+
+
+if __name__ == "__main__":
+    run_script(main, __doc__)
