@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from medllm import experiment
+from medllm import foundation
 from medllm.artifact import load_artifact, sha256
 from medllm.config.compose import load_run_conf
 from medllm.config.plan import Point
@@ -164,7 +164,7 @@ def test_a_run_that_cannot_fit_is_refused_before_its_base_is_loaded(
     def load(*arguments: object) -> None:
         raise AssertionError("the base was loaded")
 
-    monkeypatch.setattr(experiment, "build_base_model", load)
+    monkeypatch.setattr(foundation, "build_base_model", load)
     with pytest.raises(ConfigError) as error:
         run_training(conf_of(tiny_overrides, "tracking=none", "trainer.max_memory_gib=0.2"), tmp_path / "run")
     assert re.search(

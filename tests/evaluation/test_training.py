@@ -54,9 +54,9 @@ def test_faults(overrides: list[str], expected: str, dialogues: Path) -> None:
 
 def test_an_objective_that_no_suite_has(dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told with its nearest relative, before the base is loaded."""
-    from medllm import experiment
+    from medllm import foundation
 
-    monkeypatch.setattr(experiment, "build_base_model", lambda *a: pytest.fail("was loaded"))
+    monkeypatch.setattr(foundation, "build_base_model", lambda *a: pytest.fail("was loaded"))
     with pytest.raises(ConfigError, match=r"did you mean eval/conversation/chrf\?"):
         run_training(tiny_conf(dialogues, *SUITES, "trainer.objective=eval/conversation/chr"), tmp_path / "run")
 
@@ -72,9 +72,9 @@ def test_an_objective_that_the_items_cannot_show(
     objective: str, expected: str, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """People's grades, which training never has, and a metric of items that were not drawn: told before training."""
-    from medllm import experiment
+    from medllm import foundation
 
-    monkeypatch.setattr(experiment, "build_base_model", lambda *a: pytest.fail("was loaded"))
+    monkeypatch.setattr(foundation, "build_base_model", lambda *a: pytest.fail("was loaded"))
     suite = objective.split("/")[1]
     suites = [f"trainer.eval_suites=[{suite}]", "trainer.eval_suites_items=1"]
     with pytest.raises(ConfigError) as caught:
