@@ -7,6 +7,7 @@ in 4 or 8 bits). Everything in the cache can be made again; clearing it costs on
 
 from medllm.cache import cache_dir, cache_entries, clear_cache
 from medllm.cli import run_script
+from medllm.console import plain_console
 from medllm.errors import ConfigError, Fault
 
 KINDS = ("models", "prepared", "quantized", "samples")
@@ -15,7 +16,6 @@ MIB = 1 << 20
 
 def show(kind: str) -> None:
     """One line per entry, and their sum."""
-    from rich.console import Console
     from rich.table import Table
 
     entries = cache_entries(kind)
@@ -25,7 +25,7 @@ def show(kind: str) -> None:
         days, seconds = divmod(int(entry.age_seconds), 86400)
         age = f"{days} d" if days else f"{seconds // 3600} h {seconds // 60 % 60} min"
         table.add_row(entry.kind, entry.path.name[:12], f"{entry.size / MIB:,.1f}", f"{age} ago", what)
-    console = Console(highlight=False)
+    console = plain_console()
     console.print(table)
     console.print(
         f"{len(entries)} entries, {sum(entry.size for entry in entries) / MIB:,.1f} MiB; clear: python scripts/cache.py clear"

@@ -15,6 +15,7 @@
 
 from medllm.cli import run_script
 from medllm.config.compose import load_chat_conf
+from medllm.console import plain_console
 from medllm.libraries import prepare_libraries
 
 
@@ -22,7 +23,6 @@ def main(arguments: list[str]) -> None:
     """Loads and talks."""
     conf = load_chat_conf(arguments)
     prepare_libraries()
-    from rich.console import Console
 
     from medllm.chat.speaker import Speaker  # heavy imports only after every key, type and range is right
     from medllm.chat.terminal import Terminal, answering, read_line
@@ -31,9 +31,7 @@ def main(arguments: list[str]) -> None:
 
     loaded = open_artifact(find_artifact(conf.artifact, conf.tracking), use_cpu=conf.use_cpu)
     speaker = Speaker(conf, loaded)
-    terminal = Terminal(
-        speaker, Console(highlight=False), read_line, compare=conf.compare, status=answering(loaded.artifact)
-    )
+    terminal = Terminal(speaker, plain_console(), read_line, compare=conf.compare, status=answering(loaded.artifact))
     try:
         terminal.run(conf.filled_notice)
     finally:

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from medllm.cli import pop_option, run_script
 from medllm.config.compose import load_run_conf
-from medllm.console import tell
+from medllm.console import plain_console, tell
 
 
 def inspect(overrides: list[str], show: int, page: str) -> None:
     """Prints the report, and writes it as a page if asked to."""
     conf = load_run_conf(overrides)
-    from rich.console import Console
 
     from medllm.config.rules import effective_batching
     from medllm.conversation import Renderer
@@ -26,7 +25,7 @@ def inspect(overrides: list[str], show: int, page: str) -> None:
     renderer = Renderer(build_tokenizer(conf.model).tokenizer, conf.data.system_prompt)
     datasets = build_datasets(conf.data, renderer, effective_batching(conf), conf.seed)
     view = data_view(datasets, conf.data, renderer, conf.trainer.per_device_train_batch_size, conf.seed, show)
-    print_view(view, Console(highlight=False))
+    print_view(view, plain_console())
     if page:
         Path(page).write_text(html_page(view), encoding="utf-8")
         tell("page", page)

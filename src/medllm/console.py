@@ -1,16 +1,32 @@
 """What people read: the course of things on stderr, on one console of which rank 0 alone speaks; on stdout what came of it."""
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from medllm.ranks import is_main
 
-console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not is_main())
+# What could act on a terminal or turn the order of what is read, but for the ends of lines and tabs.
+ACTING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def plain_console(**settings: Any) -> Console:
+    """A console that shows words as they stand: rich colours numbers by default, and makes pictures of words between colons."""
+    return Console(highlight=False, emoji=False, **settings)
+
+
+console = plain_console(stderr=True, soft_wrap=True, quiet=not is_main())
+
+
+def harmless(text: str) -> str:
+    """A text of others for a terminal: what could act on it is shown as `⟨U+001B⟩`."""
+    return ACTING.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
 
 
 def say(topic: str, text: str) -> None:
@@ -25,7 +41,7 @@ def tell(topic: str, text: object) -> None:
 
 def results_console(width: int = 160) -> Console:
     """Stdout for tables: as wide as the terminal, or so wide where it is none."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else width)
+    return plain_console(width=None if sys.stdout.isatty() else width)
 
 
 @contextmanager

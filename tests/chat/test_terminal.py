@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from medllm.chat.speaker import Speaker
 from medllm.chat.terminal import Terminal, answering
 from medllm.config.chat import ChatConf
 from medllm.config.compose import load_chat_conf
+from medllm.console import harmless, plain_console
 from medllm.conversation import Conversation, Message
 from medllm.inference.generate import generate
 from medllm.inference.load import LoadedArtifact, open_artifact
@@ -39,7 +38,7 @@ class Typed:
         self.lines: list[str] = []
         self.terminal = Terminal(
             self.speaker,
-            Console(file=self.screen, width=200, highlight=False),
+            plain_console(file=self.screen, width=200),
             self.read,
             compare=self.conf.compare,
             status=answering(self.speaker.loaded.artifact),
@@ -62,11 +61,6 @@ class Typed:
     def said(self) -> list[tuple[str, str]]:
         """The conversation so far."""
         return [(message.role, message.content) for message in self.terminal.history.messages]
-
-
-def visible(text: str) -> str:
-    """What a terminal is given of a text: no control characters."""
-    return re.sub("[\a\b\v\f\r]", "", text)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +100,7 @@ def test_answers_are_those_of_generate(chat: Typed, loaded: LoadedArtifact) -> N
         asked = [Conversation((Message("user", first),)), Conversation(tuple(chat.terminal.history.messages[:3]))]
         expected = [generate(model, loaded.renderer, [c], chat.speaker.generation)[0].text for c in asked]
     assert [answer, last] == expected
-    assert visible(answer) in shown and visible(last) in shown
+    assert harmless(answer) in shown and harmless(last) in shown
     assert not model.training and next(iter(model.parameters())).grad is None
 
 
@@ -140,6 +134,18 @@ def test_saved_and_loaded(chat: Typed, tmp_path: Path) -> None:
     assert "needs the name of a file" in chat.type("/save")
 
 
+def test_texts_of_others_are_shown_as_they_stand(chat: Typed, tmp_path: Path) -> None:
+    """Words between colons stay words, and nothing in a loaded chat or an answer acts on the terminal."""
+    said = "take :pill: at [bold]8:00[/bold] \x1b]0;owned\x07 \u202egnp.exe \u06cc\u200c end"
+    chat.terminal.history.messages[:] = [Message("user", said), Message("assistant", said)]
+    chat.type(f"/save {tmp_path / 'chat.json'}")
+    shown = chat.type(f"/load {tmp_path / 'chat.json'}")
+    kept = "take :pill: at [bold]8:00[/bold] ⟨U+001B⟩]0;owned⟨U+0007⟩ ⟨U+202E⟩gnp.exe \u06cc\u200c end"
+    assert shown.count(kept) == 2 and "\x1b" not in shown
+    chat.terminal._write(said)
+    assert chat.screen.getvalue().endswith(kept)
+
+
 def test_unknown_commands_are_refused(chat: Typed) -> None:
     """And never sent to the model."""
     assert "/undoo: no such command" in chat.type("/undoo")
@@ -165,7 +171,7 @@ def test_base_and_tuned_side_by_side(trained: Path, loaded: LoadedArtifact) -> N
         with loaded.model(tuned=tuned) as model:
             answers[tuned] = generate(model, loaded.renderer, asked, chat.speaker.generation)[0].text
     assert answers[False] != answers[True]
-    base, tuned = visible(answers[False]), visible(answers[True])
+    base, tuned = harmless(answers[False]), harmless(answers[True])
     assert shown.index("\nbase\n") < shown.index(base) < shown.index("\ntuned\n") < shown.rindex(tuned)
     assert chat.said[1] == ("assistant", answers[True])
     assert len(loaded._kept) == 1

@@ -14,6 +14,7 @@ from rich.console import Console
 from medllm.artifact import MANIFEST, sha256
 from medllm.chat.history import History
 from medllm.chat.speaker import Speaker
+from medllm.console import harmless
 from medllm.conversation import Message
 from medllm.deposit import base_name
 from medllm.errors import ChatError
@@ -37,7 +38,7 @@ class Terminal:
 
     Args:
         speaker: Who answers.
-        console: Where everything is shown, as it is: without highlighting.
+        console: Where everything is shown: a `plain_console`.
         read: Gives the next line that is typed; EOFError ends the chat.
         compare: Whether the base answers too.
         status: What experts say of the artifact, to show.
@@ -135,11 +136,11 @@ class Terminal:
             signal.signal(signal.SIGINT, before)
 
     def _write(self, text: str) -> None:
-        self._console.print(text, end="", markup=False, soft_wrap=True)
+        self._console.print(harmless(text), end="", markup=False, soft_wrap=True)
         self._console.file.flush()
 
     def _show(self, text: str, style: str = "dim") -> None:
-        self._console.print(text, style=style, markup=False)
+        self._console.print(harmless(text), style=style, markup=False)
 
     # Commands
 
