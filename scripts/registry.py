@@ -73,8 +73,12 @@ def main(arguments: list[str]) -> None:
         raise ConfigError(
             Fault("artifact", "has no run record, by which it would be found again", given["artifact"], fix=fix)
         )
+    if find_artifact(run_id, conf) != artifact.folder.resolve():
+        fix = "promote the artifact that its run left"
+        raise ConfigError(
+            Fault("artifact", f"is not what is found by its run record {run_id}", given["artifact"], fix=fix)
+        )
     version = registry.register(given["name"], run_id, sha256(artifact.folder / MANIFEST))
-    folder_of_version(version, conf)
     before = registry.promote(version, given["alias"])
     was = f", before {before}" if before not in (None, version.number) else ""
     tell("promote", f"models:/{version.name}@{given['alias']} names version {version.number}{was}")

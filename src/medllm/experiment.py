@@ -23,7 +23,7 @@ from medllm.config.trainer import Direction
 from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets
 from medllm.deposit import base_name, record_curves, record_data, record_proof, save_artifact, say_plan
-from medllm.errors import ConfigError, DeviceMemoryError, Fault, PointPrunedError
+from medllm.errors import ConfigError, Fault, PointPrunedError
 from medllm.foundation import foundation, lay_ground, lend_base, measure_base
 from medllm.inference.samples import Samples
 from medllm.models.adapter import attach_adapter, changes_base, count_parameters, save_initial, save_model
@@ -35,7 +35,7 @@ from medllm.run_folder import one_failure, read_record_id, write_record_id
 from medllm.stopping import stop
 from medllm.tracking.build import open_record
 from medllm.tracking.lineage import GitState, git_state, hardware, versions
-from medllm.tracking.memory import peak_memory_gib, reset_peak_memory, trim_memory
+from medllm.tracking.memory import explained_memory, peak_memory_gib, reset_peak_memory, trim_memory
 from medllm.tracking.record import Opening, Record, flatten
 from medllm.training.arguments import build_arguments
 from medllm.training.callbacks import (
@@ -111,7 +111,7 @@ def run_training(
         with (
             open_record(tracking, opening) as record,
             one_failure(shared),
-            _explained_memory(conf),
+            explained_memory(_smaller(conf)),
             _kept_foundation(keep=is_point),
         ):
             write_record_id(folder, record.id)
@@ -293,18 +293,13 @@ def _display(folder: Path) -> str:
     return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
 
 
-@contextlib.contextmanager
-def _explained_memory(conf: RunConf) -> Iterator[None]:
-    """Turns a full GPU into a message that names what would make the run smaller."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise DeviceMemoryError(
-            f"the GPU ran out of memory: {str(error).split('. ')[0]}\n"
-            f"    fix: trainer.per_device_train_batch_size={conf.trainer.per_device_train_batch_size} down, "
-            "trainer.gradient_accumulation_steps up by as much; trainer.gradient_checkpointing=true; "
-            f"a smaller data.max_length ({conf.data.max_length}); quantization=nf4_double"
-        ) from None
+def _smaller(conf: RunConf) -> str:
+    """What would make a run take less of a GPU, to show."""
+    return (
+        f"trainer.per_device_train_batch_size={conf.trainer.per_device_train_batch_size} down, "
+        "trainer.gradient_accumulation_steps up by as much; trainer.gradient_checkpointing=true; "
+        f"a smaller data.max_length ({conf.data.max_length}); quantization=nf4_double"
+    )
 
 
 @contextlib.contextmanager

@@ -28,8 +28,8 @@ def find_artifact(text: str, tracking: TrackingConf | None = None) -> Path:
     Raises:
         ConfigError: if it names none of these.
     """
-    store = tracking or load_evaluate_conf(["artifact=any"]).tracking
     if text.startswith(SCHEME):
+        store = tracking or _own_store()
         return folder_of_version(Registry(store).find(text), store)
     found = located(text)
     for place in (found, found / "artifact"):
@@ -39,11 +39,15 @@ def find_artifact(text: str, tracking: TrackingConf | None = None) -> Path:
         problem = f"is no artifact: it has no {MANIFEST}, nor has an artifact/ folder in it"
         fix = "a run that has finished: outputs/<date>/<time>-<name>"
         raise ConfigError(Fault("artifact", problem, text, fix=fix))
-    recorded = _place_of(text, store)
+    recorded = _place_of(text, tracking or _own_store())
     if recorded is not None:
         return recorded
     allowed = "a run's folder, its artifact/ folder, the id of its run record, or models:/name@alias"
     raise ConfigError(Fault("artifact", "names no folder and no run record", text, allowed=allowed))
+
+
+def _own_store() -> TrackingConf:
+    return load_evaluate_conf(["artifact=any"]).tracking
 
 
 def folder_of_version(version: Version, store: TrackingConf) -> Path:

@@ -1,5 +1,6 @@
 """Artifacts by name: registered, promoted, rolled back, found again by every script."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,7 +79,8 @@ def test_what_an_alias_names_cannot_be_changed_behind_it(tmp_path: Path, store: 
 )
 def test_names_of_nothing(text: str, tmp_path: Path, store: MlflowConf) -> None:
     """What there is stands in the message."""
-    registered(Registry(store), recorded(store, tmp_path / "run"), "champion")
+    run = recorded(store, tmp_path / "run")
+    registered(Registry(store), run, "champion")
     with pytest.raises(ConfigError, match="names no registered model") as error:
         find_artifact(text, store)
     assert ("models:/med@champion, models:/med/1" in str(error.value)) == text.startswith("models:/med")
@@ -107,6 +109,11 @@ def test_the_script(tmp_path: Path, store: MlflowConf) -> None:
     assert code == 0 and "names version 1, no longer 2" in said
     code, said = typed("registry.py", "promote", "artifact=nowhere", *name, uri)
     assert code == 2 and "names no folder and no run record" in said
+    copied = shutil.copytree(runs[1] / "artifact", tmp_path / "elsewhere" / "artifact")
+    code, said = typed("registry.py", "promote", f"artifact={copied}", *name, uri)
+    assert code == 2 and "is not what is found by its run record" in said
+    code, said = typed("registry.py", "list", f"tracking_uri=sqlite:///{tmp_path}/none.db")
+    assert code == 1 and "no such database" in said and not (tmp_path / "none.db").exists()
     code, said = typed("registry.py", "promoted")
     assert code == 2 and "allowed: promote, rollback, list" in said
     code, said = typed("registry.py", "promote", "name=../x")

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from medllm.artifact import MANIFEST, sha256
@@ -16,7 +15,6 @@ from medllm.config.guard import GuardConf, RedFlagGuardConf
 from medllm.config.store import rooted
 from medllm.config.tracking import NoTrackingConf
 from medllm.console import console, say
-from medllm.errors import DeviceMemoryError
 from medllm.evaluation.figures import Measured, measure
 from medllm.evaluation.gate import Decision, decide, rule_faults
 from medllm.evaluation.items import Journal, Outcomes, draw_items, identity
@@ -28,6 +26,7 @@ from medllm.guard.lexicon import load_lexicon
 from medllm.inference.load import LoadedArtifact, open_artifact
 from medllm.locate import find_artifact
 from medllm.tracking.build import find_record
+from medllm.tracking.memory import explained_memory
 from medllm.tracking.record import Record
 
 # The settings that change nothing of what an item shows.
@@ -112,7 +111,10 @@ def evaluate(conf: EvaluateConf) -> tuple[Evaluation, Record]:
     }
     place = folder.parent / "evaluation" / conf.evaluation.name
     journal = Journal.open(place, identities)
-    with _explained_memory(conf.evaluation):
+    smaller = (
+        f"evaluation.batch_size below {conf.evaluation.batch_size}; the same line goes on with what was answered so far"
+    )
+    with explained_memory(smaller):
         run_suites(suites, asked, journal, lambda side: subject(loaded, conf.evaluation, side))
     shown = {key: {i.id: o[i.id] for i in asked[key[0]]} for key, o in journal.known.items() if key[0] in asked}
     measured = [
@@ -135,18 +137,6 @@ def evaluate(conf: EvaluateConf) -> tuple[Evaluation, Record]:
     run = loaded.artifact
     off = isinstance(conf.tracking, NoTrackingConf)
     return evaluation, Record() if off else find_record(run.conf.tracking, run.manifest["run_id"])
-
-
-@contextmanager
-def _explained_memory(conf: EvaluationConf) -> Iterator[None]:
-    """Turns a full GPU into a message that names what would take less of it."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise DeviceMemoryError(
-            f"the GPU ran out of memory: {str(error).split('. ')[0]}\n"
-            f"    fix: evaluation.batch_size below {conf.batch_size}; the same line goes on with what was answered so far"
-        ) from None
 
 
 def settings(conf: EvaluationConf, suite: str) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from medllm.config.lora import NoAdapterConf
 from medllm.config.quantization import NoQuantizationConf
 from medllm.config.run import RunConf
 from medllm.console import say
-from medllm.conversation import Conversation
+from medllm.conversation import Conversation, Renderer
 from medllm.data.pipeline import held_out
 from medllm.errors import ConfigError, DataError, ExportError, Fault
 from medllm.export.proof import Behaviour, Proof, behaviour, compared
 from medllm.inference.generate import ask
-from medllm.inference.load import LoadedArtifact, open_artifact
-from medllm.models.base import build_tokenizer, pick_device
+from medllm.inference.load import LoadedArtifact
+from medllm.models.base import Tokenizer, build_tokenizer, pick_device
 from medllm.models.merge import check_mergeable, merge
 
 # What goes with the weights, whatever their form.
@@ -96,13 +96,13 @@ def _merged(conf: ExportConf, artifact: Artifact, folder: Path) -> Proof:
         if (artifact.folder / name).is_file():
             shutil.copyfile(artifact.folder / name, folder / name)
     config = merge(run, artifact.folder, folder, conf.onto, lambda done, of: say("merge", f"{done} of {of} files"))
-    tokenizer = build_tokenizer(run.model).tokenizer
+    tokenizer = build_tokenizer(run.model)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        setattr(config, name, getattr(tokenizer, name))
+        setattr(config, name, getattr(tokenizer.tokenizer, name))
     config.dtype = run.model.dtype.value
     config.save_pretrained(folder)
     merged_conf = replace(run, lora=NoAdapterConf(), quantization=NoQuantizationConf())
-    proof = _prove(conf, artifact, folder, merged_conf)
+    proof = _prove(conf, artifact, folder, merged_conf, tokenizer)
     description = {k: v for k, v in artifact.manifest.items() if k not in ("files", "format", "created", "medllm")}
     single = folder / "model.safetensors"
     description |= {
@@ -119,26 +119,20 @@ def _merged(conf: ExportConf, artifact: Artifact, folder: Path) -> Proof:
     return proof
 
 
-def _prove(conf: ExportConf, artifact: Artifact, folder: Path, merged_conf: RunConf) -> Proof:
+def _prove(conf: ExportConf, artifact: Artifact, folder: Path, merged_conf: RunConf, tokenizer: Tokenizer) -> Proof:
     """Asks the artifact, then what it became, one in memory at a time.
 
     Raises:
         ExportError: if they differ by more than is tolerated.
     """
-    conversations = _prompts(artifact, conf.proof_prompts)
-    say("proof", f"{len(conversations)} held-out conversations, artifact against merged")
-    before = open_artifact(artifact.folder, use_cpu=conf.use_cpu)
+    device, run = pick_device(conf.use_cpu), artifact.conf
     if conf.onto is Onto.original:  # on the base that it was merged into
-        unquantized = replace(artifact.conf, quantization=NoQuantizationConf())
-        before = LoadedArtifact(
-            replace(artifact, conf=unquantized), pick_device(conf.use_cpu), build_tokenizer(artifact.conf.model)
-        )
-    one = _behaviour(before, conversations, conf)
-    after = Artifact(folder, {**artifact.manifest, "kind": "full"}, merged_conf)
-    other = _behaviour(
-        LoadedArtifact(after, pick_device(conf.use_cpu), build_tokenizer(merged_conf.model)), conversations, conf
-    )
-    proof = compared(one, other)
+        run = replace(run, quantization=NoQuantizationConf())
+    before = LoadedArtifact(replace(artifact, conf=run), device, tokenizer)
+    after = LoadedArtifact(Artifact(folder, {**artifact.manifest, "kind": "full"}, merged_conf), device, tokenizer)
+    conversations = _prompts(artifact, before.renderer, conf.proof_prompts)
+    say("proof", f"{len(conversations)} conversations, artifact against merged")
+    proof = compared(*(_behaviour(loaded, conversations, conf) for loaded in (before, after)))
     if not proof.kl_mean <= conf.tolerance:
         raise ExportError(
             f"the merged model is not the artifact: mean divergence {proof.kl_mean:.4g} nats at {proof.positions} places, "
@@ -156,12 +150,12 @@ def _behaviour(loaded: LoadedArtifact, conversations: list[Conversation], conf: 
     return found
 
 
-def _prompts(artifact: Artifact, count: int) -> list[Conversation]:
+def _prompts(artifact: Artifact, renderer: Renderer, count: int) -> list[Conversation]:
     """What the run held out, up to the last answer, the longest first: short ones tell less.
 
     Where the data are not at hand any more, the prompts of `generation.sample_prompts`.
     """
-    conf, renderer = artifact.conf, open_artifact(artifact.folder, use_cpu=True).renderer
+    conf = artifact.conf
     try:
         conversations = held_out(conf.data, artifact.manifest["data"]["fingerprint"])
     except DataError as error:

@@ -47,7 +47,7 @@ def merge(conf: RunConf, adapter: Path, folder: Path, onto: Onto, on_file: Calla
     """Writes the merged weights and their index; returns transformers' config of the model.
 
     Args:
-        conf: The run's.
+        conf: The run's, of which `check_mergeable` says nothing.
         adapter: Folder of the saved adapter.
         folder: Empty or new.
         onto: The base to merge into.
@@ -61,7 +61,6 @@ def merge(conf: RunConf, adapter: Path, folder: Path, onto: Onto, on_file: Calla
     from peft.utils.save_and_load import load_peft_weights
     from safetensors.torch import save_file
 
-    check_mergeable(conf)
     new_token_ids = build_tokenizer(conf.model).new_token_ids
     dtype = getattr(torch, conf.model.dtype.value)
     skeleton = with_embeddings(meta_model(conf.model, dtype=dtype), new_token_ids)

@@ -4,10 +4,13 @@ import contextlib
 import ctypes
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import torch
+
+from medllm.errors import DeviceMemoryError
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -44,6 +47,20 @@ def device_memory_gib(device: str) -> float:
         return float(torch.cuda.get_device_properties(device).total_memory / 2**30)
     limits = [path.read_text().strip() for path in LIMITS if path.is_file()]
     return float(min([psutil.virtual_memory().total, *(int(limit) for limit in limits if limit.isdigit())]) / 2**30)
+
+
+@contextlib.contextmanager
+def explained_memory(fix: str) -> Iterator[None]:
+    """Turns a full GPU into a message that names what would take less of it.
+
+    Raises:
+        DeviceMemoryError: with this fix.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split(". ")[0]
+        raise DeviceMemoryError(f"the GPU ran out of memory: {reason}\n    fix: {fix}") from None
 
 
 def resident_gib() -> float:

@@ -113,13 +113,12 @@ def connect(conf: MlflowConf) -> tuple[Any, str]:
     """
     from mlflow import MlflowClient
 
-    for name in ("mlflow", "alembic"):  # after the import, which sets its own levels
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quieten()
     database = Path(conf.tracking_uri.removeprefix("sqlite:///")) if conf.tracking_uri.startswith("sqlite:") else None
     if database is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{database}.lock") if database is not None else contextlib.nullcontext()
-    with _told(conf), lock:
+    with told(conf), lock:
         client = MlflowClient(tracking_uri=conf.tracking_uri)
         experiment = client.get_experiment_by_name(conf.experiment_name)
         if experiment is None:
@@ -146,7 +145,7 @@ def open_mlflow_record(conf: MlflowConf, opening: Opening) -> Iterator[MlflowRec
     """See `medllm.tracking.build.open_record`."""
     client, experiment_id = connect(conf)
     tags = {"mlflow.parentRunId": opening.parent_id} if opening.parent_id else {}
-    with _told(conf):
+    with told(conf):
         if not opening.parent_id:
             _end_dead_runs(client, experiment_id)
         run_id = _reopen(client, opening.run_id)
@@ -176,16 +175,26 @@ def find_mlflow_record(conf: MlflowConf, run_id: str) -> MlflowRecord | None:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    uri = conf.tracking_uri
-    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    quieten()
+    if not is_there(conf):
         return None
     try:
-        client = MlflowClient(tracking_uri=uri)
+        client = MlflowClient(tracking_uri=conf.tracking_uri)
         return MlflowRecord(client, run_id) if client.get_run(run_id).info.lifecycle_stage == "active" else None
     except (MlflowException, OSError):
         return None
+
+
+def quieten() -> None:
+    """Only errors of MLflow's are shown; called after its import, which sets levels of its own."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def is_there(conf: MlflowConf) -> bool:
+    """Whether a local database exists, which opening it would make; servers are not asked."""
+    uri = conf.tracking_uri
+    return not uri.startswith("sqlite:") or Path(uri.removeprefix("sqlite:///")).is_file()
 
 
 def process_tags() -> dict[str, str]:
@@ -226,8 +235,8 @@ def _end_dead_runs(client: Any, experiment_id: str) -> None:
 
 
 @contextlib.contextmanager
-def _told(conf: MlflowConf) -> Iterator[None]:
-    """Turns what the store raises while a record opens into one message."""
+def told(conf: MlflowConf) -> Iterator[None]:
+    """Turns what the store raises into one message."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -7,14 +7,13 @@ the model, so that it can be moved back.
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from medllm.config.tracking import MlflowConf, TrackingConf
 from medllm.errors import ConfigError, Fault, TrackingError
 from medllm.tracking.build import import_tracker
+from medllm.tracking.mlflow_record import is_there, quieten, told
 
 SCHEME = "models:/"
 MANIFEST_TAG, BEFORE_TAG = "manifest_sha256", "before."
@@ -57,11 +56,16 @@ class Registry:
             raise TrackingError(
                 "tracking=none keeps no models: name a store, tracking_uri=sqlite:///<file> or a server's address"
             )
+        if not is_there(conf):
+            raise TrackingError(
+                f"tracking.tracking_uri={conf.tracking_uri}: no such database, so no model is registered in it"
+            )
         import_tracker(conf)
         from mlflow import MlflowClient
 
-        self._uri = conf.tracking_uri
-        with self._told():
+        quieten()
+        self._conf = conf
+        with told(conf):
             self._client = MlflowClient(tracking_uri=conf.tracking_uri, registry_uri=conf.tracking_uri)
 
     def register(self, name: str, run_id: str, manifest_sha256: str) -> Version:
@@ -72,7 +76,7 @@ class Registry:
             run_id: Of the artifact's run record.
             manifest_sha256: Of the artifact's manifest.
         """
-        with self._told():
+        with told(self._conf):
             known = next((v for v in self.versions(name) if v.manifest_sha256 == manifest_sha256), None)
             if known is not None:
                 return known
@@ -84,7 +88,7 @@ class Registry:
 
     def versions(self, name: str = "") -> list[Version]:
         """Of one model, or of all; the newest first."""
-        with self._told():
+        with told(self._conf):
             found = self._client.search_registered_models(f"name = '{name}'" if name else None)
             aliases = {model.name: {alias: int(number) for alias, number in model.aliases.items()} for model in found}
             versions = [v for model in found for v in self._client.search_model_versions(f"name = '{model.name}'")]
@@ -116,11 +120,13 @@ class Registry:
         there = [f"{SCHEME}{v.name}@{alias}" for v in versions for alias in v.aliases]
         there += [f"{SCHEME}{v.name}/{v.number}" for v in versions]
         allowed = ", ".join(there) or "models:/name@alias or models:/name/version of this registry"
-        raise ConfigError(Fault("artifact", f"names no registered model of {self._uri}", text, allowed=allowed))
+        raise ConfigError(
+            Fault("artifact", f"names no registered model of {self._conf.tracking_uri}", text, allowed=allowed)
+        )
 
     def promote(self, version: Version, alias: str) -> int | None:
         """Lets an alias name this version from now on; returns the number that it named before."""
-        with self._told():
+        with told(self._conf):
             model = self._client.get_registered_model(version.name)
             now = model.aliases.get(alias)
             if now is not None and int(now) == version.number:
@@ -136,13 +142,13 @@ class Registry:
         Raises:
             ConfigError: if it named none before.
         """
-        with self._told():
+        with told(self._conf):
             found = self._client.search_registered_models(f"name = '{name}'")
             now = found[0].aliases.get(alias) if found else None
             before = self._before(found[0], alias) if found else []
             if now is None or not before:
                 problem = "named no version before this one" if now is not None else "names no version"
-                raise ConfigError(Fault("alias", f"{problem} of {name} in {self._uri}", alias))
+                raise ConfigError(Fault("alias", f"{problem} of {name} in {self._conf.tracking_uri}", alias))
             *rest, last = before
             self._client.set_registered_model_alias(name, alias, str(last))
             self._client.set_registered_model_tag(name, BEFORE_TAG + alias, json.dumps(rest))
@@ -151,17 +157,3 @@ class Registry:
     @staticmethod
     def _before(model: Any, alias: str) -> list[int]:
         return [int(number) for number in json.loads(model.tags.get(BEFORE_TAG + alias, "[]"))]
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turns what the store raises into one message."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            yield
-        except (MlflowException, OSError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise TrackingError(
-                f"the model registry of {self._uri} cannot be used: {reason}\n"
-                "    fix: start the server, or correct tracking_uri"
-            ) from None
