@@ -14,15 +14,14 @@ QUESTIONS = ["I cough", "My head hurts since Monday and I feel dizzy when I stan
 
 
 def build(option: str):  # type: ignore[no-untyped-def]
-    """A model with an adapter that changes its answers, and its renderer."""
+    """A model that says something, with an adapter that changes it, and its renderer."""
     run = load("lora", option, "model=tiny_random", "quantization=none")
     tokenizer = build_tokenizer(run.model)
     torch.manual_seed(0)
     model = attach_adapter(build_base_model(run.model, run.quantization, tokenizer), run.lora)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.2 * torch.randn(parameter.shape))
+            parameter.add_(0.2 * torch.randn(parameter.shape))
     return model, Renderer(tokenizer.tokenizer)
 
 

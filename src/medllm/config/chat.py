@@ -1,4 +1,4 @@
-"""Schema of `scripts/chat.py`: which artifact is talked to, how it answers, and what stands before and after it."""
+"""Schema of `scripts/chat.py`, and what it shares with `scripts/serve.py`: who answers how, and what stands around it."""
 
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +18,8 @@ class AnswerConf(Conf):
         max_new_tokens: Longest answer.
         do_sample: Whether to draw words by chance instead of taking the likeliest.
         temperature: Of drawing.
-        top_p: Likewise: only the likeliest words that together have this probability.
+        top_k: Likewise: only so many of the likeliest; 0 for all.
+        top_p: Likewise: only the likeliest that together have this probability.
         repetition_penalty: Above 1 makes words that were there already less likely.
         system_prompt: In front of the conversation; an empty one is none.
     """
@@ -26,6 +27,7 @@ class AnswerConf(Conf):
     max_new_tokens: int | None = ranged(None, ge=1)
     do_sample: bool | None = None
     temperature: float | None = ranged(None, gt=0)
+    top_k: int | None = ranged(None, ge=0)
     top_p: float | None = ranged(None, gt=0, le=1)
     repetition_penalty: float | None = ranged(None, gt=0)
     system_prompt: str | None = None
@@ -38,21 +40,19 @@ class AnswerConf(Conf):
 
 
 @dataclass
-class ChatConf(Conf):
-    """What a command line of `scripts/chat.py` composes.
+class TalkConf(Conf):
+    """Whoever talks to people.
 
     Attributes:
         artifact: A run's folder, its `artifact/` folder, the id of its run record, or models:/name@alias.
-        compare: Whether the base answers too, in front of the tuned model; `/compare` switches.
         use_cpu: Stay on the CPU even where there is a GPU.
         generation: How it answers.
         guard: What stands before and after the model.
         notice: Shown before the first turn, with the guard's `{emergency_number}` filled in.
-        tracking: Where the id of a run record is looked up. Nothing of a chat is recorded.
+        tracking: Where names of artifacts are looked up.
     """
 
     artifact: str = MISSING
-    compare: bool = False
     use_cpu: bool = False
     generation: AnswerConf = field(default_factory=AnswerConf)
     guard: GuardConf = MISSING
@@ -67,3 +67,14 @@ class ChatConf(Conf):
         """As it is shown."""
         guard = self.guard if isinstance(self.guard, RedFlagGuardConf) else RedFlagGuardConf()
         return self.notice.replace("{emergency_number}", guard.emergency_number)
+
+
+@dataclass
+class ChatConf(TalkConf):
+    """What a command line of `scripts/chat.py` composes. Nothing of a chat is recorded.
+
+    Attributes:
+        compare: Whether the base answers too, in front of the tuned model; `/compare` switches.
+    """
+
+    compare: bool = False

@@ -30,7 +30,7 @@ def build_generation_config(conf: GenerationConf, renderer: Renderer) -> Any:
     """Transformers' `GenerationConfig`; it stops at the end of a turn and at eos."""
     from transformers import GenerationConfig
 
-    sampling = {"temperature": conf.temperature, "top_p": conf.top_p} if conf.do_sample else {}
+    sampling = {"temperature": conf.temperature, "top_k": conf.top_k, "top_p": conf.top_p} if conf.do_sample else {}
     pad_token_id = renderer.tokenizer.pad_token_id
     return GenerationConfig(
         max_new_tokens=conf.max_new_tokens,

@@ -1,6 +1,7 @@
 """Attaches what is trained: LoRA and its variants, IA3, prefix tuning, adapter layers, or nothing for full fine-tuning."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,27 @@ def load_adapter(base: Any, folder: Path) -> Any:
     import peft
 
     return _keep_dtype(peft.PeftModel.from_pretrained(base, str(folder)).eval())
+
+
+def undressed(model: Any, *, tuned: bool) -> tuple[Any, Callable[[int], Any]]:
+    """The transformers model inside, whose layers hold the adapter, and what makes an empty cache for it.
+
+    peft gives learned prefixes a place in front of every prompt whenever its own model is called; who steps through an answer by
+    himself puts them there once.
+
+    Args:
+        model: Base or tuned.
+        tuned: Whether its adapter is on.
+
+    Returns:
+        The model, and a function from the number of rows to their cache, with the prefixes in it if there are any.
+    """
+    from transformers import DynamicCache
+
+    inner = model.get_base_model() if is_adapter(model) else model
+    if tuned and is_adapter(model) and model.active_peft_config.is_prompt_learning:
+        return inner, model.get_prompt
+    return inner, lambda count: DynamicCache(config=inner.config)
 
 
 def count_parameters(model: Any) -> tuple[int, int]:
