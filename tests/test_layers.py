@@ -35,6 +35,7 @@ LAYERS = [
     {"comparison"},
     {"sweep", "review"},
     {"card", "chat", "export"},
+    {"serving"},
     {"cli"},
 ]
 ONLY_IN = {

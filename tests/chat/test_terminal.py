@@ -218,7 +218,7 @@ def test_the_model_gives_its_opinion_of_what_does_not_fit(
     """The guard asks about the end of a long conversation, instead of failing."""
     chat = typed(trained, loaded)
     monkeypatch.setattr(chat.speaker, "context", 160)
-    verdict = chat.speaker.screen(Conversation((Message("user", "my head hurts " * 200),)))
+    (verdict,) = chat.speaker.screen([Conversation((Message("user", "my head hurts " * 200),))])
     assert verdict.opinion is not None
 
 

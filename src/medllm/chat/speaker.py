@@ -1,12 +1,13 @@
 """An artifact that answers: base or tuned from one loaded model, behind the guard."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from medllm.chat.history import fitting
-from medllm.config.chat import ChatConf
+from medllm.config.chat import TalkConf
+from medllm.config.generation import GenerationConf
 from medllm.conversation import Conversation, Renderer
 from medllm.evaluation.subject import ModelSubject
 from medllm.evaluation.suite import Likelihood, Side
@@ -22,12 +23,14 @@ class Speaker:
     """Answers conversations.
 
     Args:
-        conf: Of the chat.
+        conf: Of the chat or the server.
         loaded: The artifact.
 
     Attributes:
-        generation: How it answers: the artifact's defaults with what the chat's configuration says otherwise.
+        generation: How it answers: the artifact's defaults with what the configuration says otherwise.
         loaded: The artifact.
+        renderer: With the system prompt of `generation`.
+        guard: Before and after the model.
         context: Tokens that the model reads, its answer included.
 
     Raises:
@@ -35,31 +38,35 @@ class Speaker:
         ModelError: if the base cannot be found.
     """
 
-    def __init__(self, conf: ChatConf, loaded: LoadedArtifact):
+    def __init__(self, conf: TalkConf, loaded: LoadedArtifact):
         self.loaded = loaded
         self.generation = conf.generation.applied_to(loaded.artifact.conf.generation)
-        self._renderer = Renderer(loaded.renderer.tokenizer, self.generation.system_prompt)
-        self._guard = build_guard(conf.guard, self._likelihoods)
+        self.renderer = Renderer(loaded.renderer.tokenizer, self.generation.system_prompt)
+        self.guard = build_guard(conf.guard, self._likelihoods)
         self._open = contextlib.ExitStack()
         self._model: Any = None
-        with self._side(tuned=True) as model:
+        with self.side(tuned=True) as model:
             self.context = int(getattr(model.config, "max_position_embeddings", 0)) or 2**30
 
     def close(self) -> None:
         """Lets the model's written weights go."""
         self._open.close()
 
-    def screen(self, conversation: Conversation) -> Verdict:
-        """What the guard says before anything is answered: over the whole conversation, however long."""
-        return self._guard.screen(conversation)
+    def screen(self, conversations: Sequence[Conversation]) -> list[Verdict]:
+        """What the guard says before anything is answered: over whole conversations, however long."""
+        return self.guard.screen_all(conversations)
 
-    def fitted(self, conversation: Conversation) -> tuple[Conversation, int]:
+    def fitted(self, conversation: Conversation, conf: GenerationConf | None = None) -> tuple[Conversation, int]:
         """What the model can read of a conversation, and how many of its oldest turns that leaves out.
+
+        Args:
+            conversation: Ends with a user message.
+            conf: Of the answer, by default `generation`.
 
         Raises:
             ChatError: if the newest message alone is too long.
         """
-        return fitting(conversation, self._renderer, self.context - self.generation.max_new_tokens)
+        return fitting(conversation, self.renderer, self.context - (conf or self.generation).max_new_tokens)
 
     def answer(
         self,
@@ -84,12 +91,17 @@ class Speaker:
             do_sample: Instead of the chat's own setting.
         """
         conf = self.generation if do_sample is None else replace(self.generation, do_sample=do_sample)
-        with self._side(tuned=tuned) as model:
-            answer = stream(model, self._renderer, read, conf, on_text, stopped)
-        return self._guard.review(conversation, answer.text, verdict)
+        with self.side(tuned=tuned) as model:
+            answer = stream(model, self.renderer, read, conf, on_text, stopped, tuned=tuned)
+        return self.guard.review(conversation, answer.text, verdict)
+
+    @property
+    def sides(self) -> tuple[bool, ...]:
+        """Which sides answer from one loaded model: tuned, and the base where it is the same with its adapter off."""
+        return (True, False) if self.loaded.is_switched else (True,)
 
     @contextlib.contextmanager
-    def _side(self, *, tuned: bool) -> Iterator[Any]:
+    def side(self, *, tuned: bool) -> Iterator[Any]:
         """One model for both sides where the adapter can be switched off; its weights stay written out between answers."""
         if not self.loaded.is_switched:
             with self.loaded.model(tuned=tuned) as model:
@@ -102,14 +114,14 @@ class Speaker:
 
     def _likelihoods(self, requests: Any) -> list[Likelihood]:
         """For the model's own urgency; of a very long message the end is read."""
-        with self._side(tuned=True) as model:
-            subject = ModelSubject(Side.tuned, model, self._renderer, len(requests), self.generation)
+        with self.side(tuned=True) as model:
+            subject = ModelSubject(Side.tuned, model, self.renderer, len(requests), self.generation)
             return subject.likelihoods([(self._shortened(asked), option) for asked, option in requests])
 
     def _shortened(self, asked: Conversation) -> Conversation:
         (message,) = asked.messages
         room = self.context - QUESTION_TOKENS
         text = message.content
-        while len(self._renderer.render_prompt(Conversation((replace(message, content=text),)))) > room:
+        while len(self.renderer.render_prompt(Conversation((replace(message, content=text),)))) > room:
             text = text[len(text) // 4 + 1 :]
         return Conversation((replace(message, content=text),), asked.id)

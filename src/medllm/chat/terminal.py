@@ -94,7 +94,7 @@ class Terminal:
             if left_out > self._left_out:
                 self._show(f"the model no longer reads the oldest {left_out} of these turns; the guard does", "yellow")
             self._left_out = left_out
-            verdict = self.speaker.screen(conversation)
+            (verdict,) = self.speaker.screen([conversation])
             if verdict.before:
                 self._show(verdict.before, "bold red")
             for tuned in [False, True] if self.compare else [True]:

@@ -17,6 +17,7 @@ from medllm.config.evaluation import EvaluateConf
 from medllm.config.export import ExportConf
 from medllm.config.review import CreateReviewConf
 from medllm.config.run import RootConf, RunConf
+from medllm.config.serve import ServeConf
 from medllm.config.store import SCHEMAS, project_root
 from medllm.config.validate import added_whole, explain, part_faults, to_conf, to_run_conf
 from medllm.errors import ConfigError, Fault
@@ -28,6 +29,7 @@ ROOTS: dict[str, type] = {
     "review": CreateReviewConf,
     "chat": ChatConf,
     "export": ExportConf,
+    "serve": ServeConf,
 }
 
 
@@ -108,6 +110,16 @@ def load_export_conf(overrides: list[str], config_dir: Path | None = None) -> Ex
     """
     config = compose_config(overrides, config_dir, config_name="export")
     return to_conf(config, ExportConf, ExportConf)
+
+
+def load_serve_conf(overrides: list[str], config_dir: Path | None = None) -> ServeConf:
+    """What `python scripts/serve.py` is to serve, composed and checked.
+
+    Raises:
+        ConfigError: with every fault found.
+    """
+    config = compose_config(overrides, config_dir, config_name="serve")
+    return to_conf(config, ServeConf, ServeConf)
 
 
 def resolved(conf: Conf) -> dict[str, Any]:

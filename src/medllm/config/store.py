@@ -20,6 +20,7 @@ from medllm.config import (
     quantization,
     review,
     run,
+    serve,
     tracking,
     trainer,
 )
@@ -107,6 +108,7 @@ def register() -> None:
     store.store(group="schema", name="evaluate", node=evaluation.EvaluateConf)
     store.store(group="schema", name="chat", node=chat.ChatConf)
     store.store(group="schema", name="export", node=export.ExportConf)
+    store.store(group="schema", name="serve", node=serve.ServeConf)
     store.store(group="schema", name="create_review", node=review.CreateReviewConf)
     for group, kinds in SCHEMAS.items():
         for kind, schema in kinds.items():

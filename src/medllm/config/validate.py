@@ -19,6 +19,7 @@ from medllm.config.evaluation import EvaluateConf
 from medllm.config.export import ExportConf
 from medllm.config.review import CreateReviewConf
 from medllm.config.run import RootConf, RunConf
+from medllm.config.serve import ServeConf
 from medllm.config.store import PARTS, SCHEMAS
 from medllm.config.sweep import SweepConf
 from medllm.errors import ConfigError, Fault
@@ -35,6 +36,7 @@ COMMANDS: dict[type, str] = {
     CreateReviewConf: "python scripts/review.py",
     ChatConf: "python scripts/chat.py",
     ExportConf: "python scripts/export.py",
+    ServeConf: "python scripts/serve.py",
 }
 
 # What a script takes beside the keys.

@@ -6,7 +6,7 @@ from typing import Any
 
 from medllm.config.guard import PLACEHOLDERS, GuardConf, RedFlagGuardConf
 from medllm.config.store import rooted
-from medllm.conversation import Conversation
+from medllm.conversation import Conversation, Message
 from medllm.guard.flags import Finder, Flag
 from medllm.guard.lexicon import Protocol, load_lexicon
 from medllm.guard.screens import advises_urgency, advises_visit, disclaims, invented_doses, reassures
@@ -91,6 +91,10 @@ class NoGuard:
         """The answer as it is."""
         return Guarded("", answer, "", verdict or Verdict())
 
+    def unguarded(self, conversation: Conversation) -> Conversation:
+        """What the model itself wrote, where a conversation comes back with the guard's texts in its answers."""
+        return conversation
+
 
 class Guard(NoGuard):
     """Red flags, the model's urgency, fixed texts and screens.
@@ -156,6 +160,19 @@ class Guard(NoGuard):
             notes["disclaimer"] = self.conf.disclaimer_text
         after = "\n\n".join(self._filled(note) for note in notes.values())
         return Guarded(verdict.before, answer, after, verdict, tuple(" ".join(dose) for dose in invented), tuple(notes))
+
+    def unguarded(self, conversation: Conversation) -> Conversation:
+        """Without the fixed texts in its answers, which a model would go on with; one that is nothing else stays."""
+        texts = [self._filled(text) for name, text in vars(self.conf).items() if name.endswith(("_text", "_note"))]
+
+        def bare(message: Message) -> Message:
+            content = message.content
+            for text in texts:
+                content = content.replace(text, "")
+            content = content.strip()
+            return replace(message, content=content) if message.role == "assistant" and content else message
+
+        return replace(conversation, messages=tuple(bare(message) for message in conversation.messages))
 
     def _verdict(self, conversation: Conversation, opinion: Opinion | None) -> Verdict:
         flags = tuple(self._finder.find(conversation)) if self.conf.red_flags else ()
