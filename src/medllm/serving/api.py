@@ -4,28 +4,37 @@ host and origin -> token -> size of the body -> protocol -> queue -> events -> r
 """
 
 import asyncio
+import contextlib
 import hmac
 import ipaddress
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from medllm.config.serve import ServeConf
 from medllm.deposit import base_name
 from medllm.review.approval import review_status
 from medllm.serving import batcher
-from medllm.serving.batcher import Batcher, BusyError, ClosedError, Done, Event, Failed, Piece, Screened
-from medllm.serving.protocol import RequestError, Wish, Writer, event, read
+from medllm.serving.batcher import Batcher, BusyError, ClosedError, Done, Event, Failed, Piece, Screened, events_of
+from medllm.serving.protocol import RequestError, Writer, event_of, read
 
 # What a token protects; /health tells nothing but that somebody is there.
 PROTECTED = ("/v1/", "/metrics")
+# A page shows what a model and people wrote. Whatever that is, it loads nothing from elsewhere, and no other page frames it.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 STATUS = {"refused": 400, "timeout": 504, "failed": 503}
 
 
@@ -73,7 +82,14 @@ class Doorman:
                 raise self._too_large()
             return message
 
-        await self._app(scope, counted, send)
+        async def closed(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                there = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    there.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, counted, closed)
 
     def _error(self, path: str, headers: dict[str, str]) -> RequestError | None:
         host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
@@ -145,18 +161,30 @@ def build_api(conf: ServeConf, serving: Batcher) -> FastAPI:
         except (ValueError, RecursionError):
             raise RequestError(400, "the body is no JSON") from None
         wish = read(body, names, serving.speaker.generation, longest)
-        events, asked = _submit(wish, serving, conf.timeout_seconds)
-        first = await _next(events, asked, request)
+        asked = batcher.Request(
+            wish.conversation,
+            wish.generation,
+            deadline=time.monotonic() + conf.timeout_seconds,
+            tuned=wish.tuned,
+            stop=wish.stop,
+            seed=wish.seed,
+        )
+        events, writer = events_of(serving, asked), Writer(wish)
+        try:
+            first = await _unless_gone(events, asked, request)
+        except BusyError:
+            raise RequestError(429, "too many requests wait; try again in a moment", code="queue_full") from None
+        except ClosedError:
+            raise RequestError(503, "the server is going down", code="closing") from None
         if isinstance(first, Failed):
-            raise RequestError(STATUS[first.outcome], first.reason, code=first.outcome)
-        writer = Writer(wish)
+            raise _refusal(first)
         if wish.stream:
-            return StreamingResponse(_streamed(first, events, asked, writer), media_type="text/event-stream")
-        while not isinstance(first, Done):
-            first = await _next(events, asked, request)
-            if isinstance(first, Failed):
-                raise RequestError(STATUS[first.outcome], first.reason, code=first.outcome)
-        return JSONResponse(writer.whole(first))
+            return StreamingResponse(_streamed(first, events, writer), media_type="text/event-stream")
+        async with contextlib.aclosing(events):
+            while not isinstance(event := await _unless_gone(events, asked, request), Done):
+                if isinstance(event, Failed):
+                    raise _refusal(event)
+        return JSONResponse(writer.whole(event))
 
     return app
 
@@ -172,58 +200,27 @@ def _headers(error: RequestError) -> dict[str, str]:
     return {429: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(error.status, {})
 
 
-def _submit(wish: Wish, serving: Batcher, timeout_seconds: float) -> tuple["asyncio.Queue[Event]", batcher.Request]:
-    """Queues what is asked for; its events come through an asyncio queue."""
-    loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
-
-    def emit(happened: Event) -> None:
-        loop.call_soon_threadsafe(events.put_nowait, happened)
-
-    asked = batcher.Request(
-        wish.conversation,
-        wish.generation,
-        emit,
-        deadline=time.monotonic() + timeout_seconds,
-        tuned=wish.tuned,
-        stop=wish.stop,
-        seed=wish.seed,
-    )
-    try:
-        serving.submit(asked)
-    except BusyError:
-        raise RequestError(429, "too many requests wait already; try again in a moment", code="queue_full") from None
-    except ClosedError:
-        raise RequestError(503, "the server is going down", code="closing") from None
-    return events, asked
+def _refusal(failed: Failed) -> RequestError:
+    return RequestError(STATUS[failed.outcome], failed.reason, code=failed.outcome)
 
 
-async def _next(events: "asyncio.Queue[Event]", asked: batcher.Request, request: Request) -> Event:
+async def _unless_gone(events: AsyncIterator[Event], asked: batcher.Request, request: Request) -> Event:
     """The next event; a request whose sender has hung up is given up."""
-    while True:
-        try:
-            return await asyncio.wait_for(events.get(), timeout=1)
-        except TimeoutError:
-            if await request.is_disconnected():
-                asked.cancelled = True
+    waiting = asyncio.ensure_future(anext(events))
+    while not (await asyncio.wait([waiting], timeout=1))[0]:
+        asked.cancelled = asked.cancelled or await request.is_disconnected()
+    return waiting.result()
 
 
-async def _streamed(
-    first: Event, events: "asyncio.Queue[Event]", asked: batcher.Request, writer: Writer
-) -> AsyncIterator[str]:
+async def _streamed(first: Event, events: AsyncGenerator[Event], writer: Writer) -> AsyncIterator[str]:
     """Server-sent events of one answer."""
-    happened = first
-    try:
-        while True:
-            if isinstance(happened, Screened):
-                yield writer.first(happened.verdict)
-            elif isinstance(happened, Piece):
+    assert isinstance(first, Screened)
+    yield writer.first(first.verdict)
+    async with contextlib.aclosing(events):
+        async for happened in events:
+            if isinstance(happened, Piece):
                 yield writer.piece(happened.text)
             elif isinstance(happened, Done):
                 yield writer.last(happened)
-                return
-            else:
-                yield event(RequestError(STATUS[happened.outcome], happened.reason, code=happened.outcome).body)
-                return
-            happened = await events.get()
-    finally:
-        asked.cancelled = True  # who hangs up in the middle waits no more; after the end it changes nothing
+            elif isinstance(happened, Failed):
+                yield event_of(_refusal(happened).body)

@@ -4,12 +4,13 @@ Requests are answered in the order in which they came. Base and tuned are one mo
 when the request at the head of the queue is for the other side, what is under way ends first.
 """
 
+import asyncio
 import contextlib
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -58,7 +59,7 @@ class Done:
 
     Attributes:
         guarded: With what stands before and behind it.
-        finish_reason: `stop` or `length`.
+        finish_reason: `stop`, `length`, or `cancelled` where it was stopped.
         prompt_tokens: That the model has read.
         completion_tokens: That it has written.
     """
@@ -92,11 +93,12 @@ class Request:
     Attributes:
         conversation: Ends with a user message.
         generation: How to answer.
-        emit: Takes each event, in the batcher's thread.
         deadline: On `time.monotonic`'s clock.
+        emit: Takes each event, in the batcher's thread.
         tuned: Or the base.
         stop: Texts that end the answer.
         seed: Of what is drawn by chance.
+        stopped: Whether what is there so far is enough; set from any thread.
         cancelled: Whether nobody waits any more; set from any thread.
         arrived: On `time.monotonic`'s clock.
         verdict: Of the guard, once it has been asked.
@@ -105,11 +107,12 @@ class Request:
 
     conversation: Conversation
     generation: GenerationConf
-    emit: Callable[[Event], None]
     deadline: float
+    emit: Callable[[Event], None] = lambda _: None
     tuned: bool = True
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    stopped: bool = False
     cancelled: bool = False
     arrived: float = field(default_factory=time.monotonic)
     verdict: Verdict = field(default_factory=Verdict)
@@ -118,7 +121,31 @@ class Request:
     @property
     def over(self) -> bool:
         """Whether to stop answering."""
-        return self.cancelled or time.monotonic() > self.deadline
+        return self.stopped or self.cancelled or time.monotonic() > self.deadline
+
+
+async def events_of(serving: "Batcher", request: Request) -> AsyncGenerator[Event]:
+    """Submits a request and yields its events; whoever leaves in the middle cancels it.
+
+    Raises:
+        BusyError: if too many wait already.
+        ClosedError: if the server is going down.
+    """
+    loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
+
+    def emit(event: Event) -> None:
+        loop.call_soon_threadsafe(events.put_nowait, event)
+
+    request.emit = emit
+    serving.submit(request)
+    try:
+        while True:
+            event = await events.get()
+            yield event
+            if isinstance(event, Done | Failed):
+                return
+    finally:
+        request.cancelled = True  # after the end it changes nothing
 
 
 class Batcher:
@@ -256,7 +283,7 @@ class Batcher:
         counts = len(reply.prompt), len(reply.ids)
         for kind, count in zip(("prompt", "completion"), counts, strict=True):
             self.metrics.tokens.labels(kind).inc(count)
-        if reply.finish_reason == CANCELLED:
+        if reply.finish_reason == CANCELLED and not request.stopped:
             self._end(request, Failed("timeout", "the answer took too long"))
             return
         guarded = self.speaker.guard.review(request.conversation, reply.text, request.verdict)

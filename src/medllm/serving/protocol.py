@@ -241,19 +241,19 @@ class Writer:
         """Notes behind the answer, the end, and the usage where it was asked for."""
         said = guard_said(done.guarded.verdict, done.guarded)
         after = self.piece(f"\n\n{done.guarded.after}") if done.guarded.after else ""
-        usage = event({**self._head, **CHUNK, "choices": [], "usage": _usage(done)}) if self._wish.usage else ""
+        usage = event_of({**self._head, **CHUNK, "choices": [], "usage": _usage(done)}) if self._wish.usage else ""
         return after + self._chunk({}, done.finish_reason, medllm=said) + usage + "data: [DONE]\n\n"
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> str:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         usage = {"usage": None} if self._wish.usage else {}
-        return event({**self._head, **CHUNK, "choices": [choice], **usage, **more})
+        return event_of({**self._head, **CHUNK, "choices": [choice], **usage, **more})
 
 
 CHUNK = {"object": "chat.completion.chunk"}
 
 
-def event(data: dict[str, Any]) -> str:
+def event_of(data: dict[str, Any]) -> str:
     """One server-sent event."""
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
