@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     folder = find_artifact(conf.artifact, conf.tracking)
     output = Path(conf.output).expanduser().resolve() if conf.output else folder.parent / "export"
     for kind, (place, proof) in export(conf, folder, output).items():
-        size = sum(path.stat().st_size for path in place.iterdir())
+        size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
         tell(kind, f"{place}, {size / 1e6:,.1f} MB")
         for name, value in as_rows(proof) if proof is not None else []:
             tell(name, value)

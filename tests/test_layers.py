@@ -25,7 +25,7 @@ LAYERS = [
         "__init__",
     },
     {"config"},
-    {"conversation", "run_folder", "spreadsheet"},
+    {"conversation", "licences", "run_folder", "spreadsheet"},
     {"data", "models", "tracking", "hub", "plots", "pages", "artifact", "help"},
     {"training", "inference", "data_page", "locate"},
     {"result", "data_view", "foundation", "guard"},

@@ -11,10 +11,11 @@ from array import array
 from typing import Any
 
 # Splits of which no alternative reaches across a single space between two other characters: GPT-4's as Llama 3 uses it, Qwen's.
-SAFE_PATTERNS = {
+LLAMA3_PATTERN, QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-}
+)
+SAFE_PATTERNS = {LLAMA3_PATTERN, QWEN2_PATTERN}
 SINGLE_SPACE = re.compile(r"(?<=\S) (?=\S)")
 # Words kept at most, in each of two tables; some 100 MiB.
 MOST_WORDS = 400_000

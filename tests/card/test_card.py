@@ -13,9 +13,9 @@ import yaml
 
 from medllm.artifact import MANIFEST, sha256
 from medllm.card.chai import NAMESPACE
-from medllm.card.licences import base_licence, lawful_name
 from medllm.card.write import write_cards
 from medllm.errors import ArtifactError, ConfigError
+from medllm.licences import base_licence, lawful_name
 from medllm.review.approval import approve
 from medllm.review.plan import load_review
 from medllm.review.report import make_report, write_report

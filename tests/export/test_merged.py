@@ -9,10 +9,9 @@ import torch
 from safetensors import safe_open
 
 from medllm.artifact import MANIFEST, load_artifact
-from medllm.config.compose import load_export_conf
 from medllm.config.export import Onto
 from medllm.errors import ConfigError, ExportError, ModelError
-from medllm.export import write
+from medllm.export import merged as merged_module
 from medllm.export.write import export
 from medllm.inference.load import open_artifact
 from medllm.models import merge as merge_module
@@ -20,9 +19,9 @@ from medllm.models.adapter import load_adapter
 from medllm.models.base import build_base_model, build_tokenizer
 from medllm.models.merge import INDEX, merge
 from tests.evaluation.conftest import train_tiny
+from tests.export.conftest import conf_of
 
 FLOAT32 = ["model.dtype=float32"]
-SMALL = ["proof_prompts=2", "proof_tokens=4", "use_cpu=true", "tracking=none"]
 KINDS: dict[str, list[str]] = {
     "lora": [],
     "rslora": ["lora.use_rslora=true"],
@@ -33,11 +32,6 @@ KINDS: dict[str, list[str]] = {
     "new tokens, untied": ["model.chat_format=chatml", "model.tie_word_embeddings=false"],
     "nf4": ["quantization=nf4_double", "quantization.bnb_4bit_compute_dtype=float32"],
 }
-
-
-def conf_of(run: Path, *overrides: str) -> Any:
-    """What is exported."""
-    return load_export_conf([f"artifact={run}", *SMALL, *overrides])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,7 +81,7 @@ def test_several_files_keep_their_names(dialogues: Path, tmp_path: Path, monkeyp
 def test_what_differs_is_not_left_there(dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A merge gone wrong is refused, with its figure, and leaves nothing."""
     run = train_tiny(dialogues, tmp_path / "run", *FLOAT32)
-    honest = write.merge
+    honest = merged_module.merge
 
     def wrong(conf: Any, adapter: Path, folder: Path, *rest: Any) -> Any:
         from safetensors.torch import load_file, save_file
@@ -99,7 +93,7 @@ def test_what_differs_is_not_left_there(dialogues: Path, tmp_path: Path, monkeyp
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
         return config
 
-    monkeypatch.setattr(write, "merge", wrong)
+    monkeypatch.setattr(merged_module, "merge", wrong)
     with pytest.raises(ExportError, match="is not the artifact: mean divergence"):
         export(conf_of(run, "tolerance=1e-6"), run / "artifact", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())

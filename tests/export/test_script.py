@@ -35,7 +35,7 @@ def test_by_name(tiny_overrides: list[str], tmp_path: Path) -> None:
     code, told = typed("export.py", name, store, *small)
     assert code == 2 and "output=" in told and "exists" in told
     code, told = typed("export.py", name, "formats=[gguf]")
-    assert code == 2 and "formats" in told
+    assert code == 2 and "formats" in told and "gguf_q8_0" in told, told
     short = ("use_cpu=true", "guard=none", "generation.max_new_tokens=3", "tracking=none")
     code, told = typed("chat.py", "artifact=run/export/merged", *short, said="I cough.\n/quit\n")
     assert code == 0 and "UNREVIEWED" in told, told

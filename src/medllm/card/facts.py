@@ -9,11 +9,10 @@ import numpy as np
 
 from medllm.artifact import MANIFEST, Artifact, load_artifact, sha256
 from medllm.card.human import load_card_conf
-from medllm.card.licences import Licence, base_licence, lawful_name
 from medllm.config.card import CardConf
 from medllm.config.data import sources_of
-from medllm.config.model import PretrainedModelConf
 from medllm.intervals import Interval, percentiles, resampled_ratios
+from medllm.licences import Licence, base_licence, base_name, lawful_name
 from medllm.review.approval import ReviewStatus, decided_reviews, review_status, reviews_folder
 from medllm.run_folder import ConversationLosses
 
@@ -115,7 +114,7 @@ def load_facts(artifact_folder: Path) -> Facts:
     run = artifact.folder.resolve().parent
     human = load_card_conf(run / CARD)
     manifest = sha256(artifact.folder / MANIFEST)
-    base = human.base_model or _base(artifact)
+    base = human.base_model or base_name(artifact.conf.model)
     licence = base_licence(base, human.base_license)
     metrics = {name: float(value) for name, value in _json(artifact.folder / "metrics.json").items()}
     losses = ConversationLosses.load(run)
@@ -139,14 +138,6 @@ def load_facts(artifact_folder: Path) -> Facts:
         status=review_status(artifact.folder),
         warnings=warnings,
     )
-
-
-def _base(artifact: Artifact) -> str:
-    model = artifact.conf.model
-    if not isinstance(model, PretrainedModelConf):
-        return "tiny_random"
-    name = model.pretrained_model_name_or_path
-    return Path(name).name if name.startswith(("/", ".", "~")) else name
 
 
 def _held_out(metrics: dict[str, float], losses: ConversationLosses | None) -> list[HeldOut]:

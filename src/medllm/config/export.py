@@ -18,10 +18,17 @@ class Onto(Enum):
 
 
 class Format(Enum):
-    """What an artifact can become: a whole model as safetensors, or the adapter alone, for those who have the base."""
+    """What an artifact can become; the value is the name of its folder.
+
+    `merged` is a whole model as safetensors, `adapter` the adapter alone, for those who have the base, `gguf_f16` and `gguf_q8_0`
+    one file for llama.cpp and Ollama in llama.cpp's types F16 and Q8_0, `mlflow` a model folder of MLflow.
+    """
 
     merged = "merged"
     adapter = "adapter"
+    gguf_f16 = "gguf_f16"
+    gguf_q8_0 = "gguf_q8_0"
+    mlflow = "mlflow"
 
 
 @dataclass
@@ -36,6 +43,7 @@ class ExportConf(Conf):
         proof_prompts: Held-out conversations by which the artifact and what it became are compared.
         proof_tokens: Longest greedy answer to each.
         tolerance: Largest mean Kullback-Leibler divergence, in nats; beyond it nothing is exported.
+        q8_0_tolerance: The same for `gguf_q8_0`, whose weights are rounded to eight bits.
         use_cpu: Stay on the CPU even where there is a GPU.
         tracking: Where names of artifacts are looked up.
     """
@@ -47,6 +55,7 @@ class ExportConf(Conf):
     proof_prompts: int = ranged(8, ge=1)
     proof_tokens: int = ranged(32, ge=1)
     tolerance: float = ranged(0.01, gt=0)
+    q8_0_tolerance: float = ranged(0.02, gt=0)
     use_cpu: bool = False
     tracking: TrackingConf = MISSING
 

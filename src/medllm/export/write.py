@@ -1,34 +1,31 @@
 """Writes an artifact's other forms, each whole or not at all."""
 
+import contextlib
+import functools
 import shutil
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from medllm.artifact import MANIFEST, Artifact, load_artifact, seal, sha256, write_json
-from medllm.config.export import ExportConf, Format, Onto
-from medllm.config.lora import NoAdapterConf
-from medllm.config.quantization import NoQuantizationConf
-from medllm.config.run import RunConf
-from medllm.console import say
-from medllm.conversation import Conversation, Renderer
-from medllm.data.pipeline import held_out
-from medllm.errors import ConfigError, DataError, ExportError, Fault
-from medllm.export.proof import Behaviour, Proof, behaviour, compared
-from medllm.inference.generate import ask
-from medllm.inference.load import LoadedArtifact
-from medllm.models.base import Tokenizer, build_tokenizer, pick_device
-from medllm.models.merge import check_mergeable, merge
+from medllm.artifact import MANIFEST, Artifact, load_artifact, sha256, write_json
+from medllm.config.export import ExportConf, Format
+from medllm.errors import ConfigError, Fault
+from medllm.export.gguf_file import About, check_convertible, check_ids, file_name, load_config, load_gguf, write_gguf
+from medllm.export.merged import BESIDE, copy, seal_merged, whole_model, write_merged
+from medllm.export.ollama import modelfile
+from medllm.export.proof import Proof
+from medllm.export.reference import Reference
+from medllm.licences import Licence, base_licence, base_name, lawful_name
+from medllm.models.base import Tokenizer, build_model_config, build_tokenizer, load_full_model
+from medllm.models.merge import check_mergeable
+from medllm.review.approval import review_status
+from medllm.tracking.saved_model import load_saved_model, save_model
 
-# What goes with the weights, whatever their form.
-BESIDE = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
+GGUF = (Format.gguf_f16, Format.gguf_q8_0)
+# What a form that is no artifact says of where it comes from.
+EXPORTED = "export.json"
 
 
 def export(conf: ExportConf, artifact_folder: Path, output: Path) -> dict[str, tuple[Path, Proof | None]]:
@@ -42,31 +39,44 @@ def export(conf: ExportConf, artifact_folder: Path, output: Path) -> dict[str, t
     Raises:
         ArtifactError: if the artifact is damaged.
         ConfigError: if a form cannot be made of this artifact, or its folder exists.
-        ExportError: if what came out is not the same model; nothing is left then.
-        ModelError: if the base cannot be found.
+        ExportError: if what came out is not the same model; nothing is left of that form then.
+        ModelError: if the base cannot be found, or is of a kind that a form cannot hold.
     """
     artifact = load_artifact(artifact_folder)
-    _check(conf, artifact, output)
+    tokenizer = build_tokenizer(artifact.conf.model)
+    _check(conf, artifact, tokenizer, output)
+    reference = Reference(conf, artifact, tokenizer)
     found: dict[str, tuple[Path, Proof | None]] = {}
-    for kind in conf.formats:
-        folder = output / kind.value
-        work = output / f".{kind.value}.partial"
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        try:
-            proof = None
-            if kind is Format.merged:
-                proof = _merged(conf, artifact, work)
-            else:
-                _adapter(artifact, work)
-            work.rename(folder)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-        found[kind.value] = (folder, proof)
+    with contextlib.ExitStack() as stack:
+        whole = functools.cache(lambda: stack.enter_context(whole_model(artifact, tokenizer, conf.onto, output)))
+        for kind in (kind for kind in Format if kind in conf.formats):  # merged first: others are made of it
+            with _all_or_nothing(output, kind) as work:
+                if kind is Format.merged:
+                    proof: Proof | None = _merged(conf, artifact, tokenizer, reference, work)
+                elif kind is Format.adapter:
+                    proof = copy(artifact, (*ADAPTER, *BESIDE), work)
+                elif kind in GGUF:
+                    proof = _gguf(conf, artifact, whole(), reference, kind, work)
+                else:
+                    proof = _mlflow(conf, artifact, whole(), reference, work)
+            found[kind.value] = (output / kind.value, proof)
     return found
 
 
-def _check(conf: ExportConf, artifact: Artifact, output: Path) -> None:
+@contextlib.contextmanager
+def _all_or_nothing(output: Path, kind: Format) -> Iterator[Path]:
+    """A folder to write to, which gets the form's name if all went well."""
+    work = output / f".{kind.value}.partial"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        yield work
+        work.rename(output / kind.value)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _check(conf: ExportConf, artifact: Artifact, tokenizer: Tokenizer, output: Path) -> None:
     """Before anything is loaded."""
     faults = []
     for kind in conf.formats:
@@ -74,97 +84,78 @@ def _check(conf: ExportConf, artifact: Artifact, output: Path) -> None:
             fix = "remove it, or name another folder: output=FOLDER"
             faults.append(Fault("output", "exists", str(output / kind.value), fix=fix))
     if not artifact.is_adapter:
-        problem = "is a whole model already, in the form that `merged` would have"
-        faults.append(Fault("artifact", problem, str(artifact.folder)))
+        asked = [kind.value for kind in conf.formats if kind in (Format.merged, Format.adapter)]
+        allowed = ", ".join(kind.value for kind in (*GGUF, Format.mlflow))
+        if asked:
+            problem = "the artifact is a whole model already, in the form that `merged` would have"
+            faults.append(Fault("formats", problem, f"[{','.join(asked)}]", allowed=allowed))
     if faults:
         raise ConfigError(faults)
-    if Format.merged in conf.formats:
+    if artifact.is_adapter and set(conf.formats) != {Format.adapter}:
         check_mergeable(artifact.conf)
+    if set(conf.formats) & set(GGUF):
+        check_convertible(build_model_config(artifact.conf.model), tokenizer.tokenizer)
 
 
-def _adapter(artifact: Artifact, folder: Path) -> None:
-    """The adapter as peft and vLLM load it, with the tokenizer that it was trained with."""
-    for name in (*ADAPTER, *BESIDE):
-        if (artifact.folder / name).is_file():
-            shutil.copyfile(artifact.folder / name, folder / name)
+def _merged(conf: ExportConf, artifact: Artifact, tokenizer: Tokenizer, reference: Reference, folder: Path) -> Proof:
+    write_merged(artifact, tokenizer, conf.onto, folder)
+    model = artifact.conf.model
+    proof = reference.prove("merged", lambda: load_full_model(folder, model, reference.device), conf.tolerance)
+    seal_merged(artifact, conf.onto, proof, conf.tolerance, folder)
+    return proof
 
 
-def _merged(conf: ExportConf, artifact: Artifact, folder: Path) -> Proof:
-    """A whole model, itself an artifact."""
-    run = artifact.conf
-    for name in BESIDE:
-        if (artifact.folder / name).is_file():
-            shutil.copyfile(artifact.folder / name, folder / name)
-    config = merge(run, artifact.folder, folder, conf.onto, lambda done, of: say("merge", f"{done} of {of} files"))
-    tokenizer = build_tokenizer(run.model)
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        setattr(config, name, getattr(tokenizer.tokenizer, name))
-    config.dtype = run.model.dtype.value
-    config.save_pretrained(folder)
-    merged_conf = replace(run, lora=NoAdapterConf(), quantization=NoQuantizationConf())
-    proof = _prove(conf, artifact, folder, merged_conf, tokenizer)
-    description = {k: v for k, v in artifact.manifest.items() if k not in ("files", "format", "created", "medllm")}
-    single = folder / "model.safetensors"
-    description |= {
-        "kind": "full",
-        "weights_sha256": sha256(single) if single.is_file() else "",
-        "merged": {
-            "from_manifest_sha256": sha256(artifact.folder / MANIFEST),
-            "onto": conf.onto.value,
-            "proof": {**asdict(proof), "tolerance": conf.tolerance},
-        },
+def _gguf(conf: ExportConf, artifact: Artifact, whole: Path, reference: Reference, kind: Format, folder: Path) -> Proof:
+    """The file, and the Modelfile by which Ollama takes it."""
+    licence, name = _licence(artifact), _name(artifact)
+    file = folder / file_name(name, kind)
+    write_gguf(whole, reference.renderer, kind, About(name, licence.id), file)
+    check_ids(file, reference.renderer, reference.prompts)
+    tolerance = conf.q8_0_tolerance if kind is Format.gguf_q8_0 else conf.tolerance
+    model = artifact.conf.model
+    proof = reference.prove(kind.value, lambda: load_gguf(file, whole, model, reference.device), tolerance)
+    status = review_status(artifact.folder)
+    notice = f"{status.decision.upper()}: {'; '.join(status.reasons)}."
+    context_length = load_config(whole).max_position_embeddings
+    text = modelfile(file.name, reference.renderer, artifact.conf.generation, context_length, licence, notice)
+    (folder / "Modelfile").write_text(text, encoding="utf-8")
+    _describe(conf, artifact, kind, proof, tolerance, folder)
+    return proof
+
+
+def _mlflow(conf: ExportConf, artifact: Artifact, whole: Path, reference: Reference, folder: Path) -> Proof:
+    """A folder that `mlflow.transformers.load_model` loads, and `mlflow models serve` serves."""
+    licence = _licence(artifact)
+    text = "\n".join([f"{licence.title}: {licence.link}", *licence.duties]) + "\n"
+    model, tokenizer = load_full_model(whole, artifact.conf.model), reference.renderer.tokenizer
+    save_model(model, tokenizer, base_name(artifact.conf.model), text, folder)
+    del model  # the proof loads what was saved
+    proof = reference.prove("mlflow", lambda: load_saved_model(folder)[0].to(reference.device), conf.tolerance)
+    _describe(conf, artifact, Format.mlflow, proof, conf.tolerance, folder)
+    return proof
+
+
+def _describe(conf: ExportConf, artifact: Artifact, kind: Format, proof: Proof, tolerance: float, folder: Path) -> None:
+    """Where a form comes from, what was proven of it, and the SHA-256 of each of its files."""
+    files = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    description = {
+        "form": kind.value,
+        "name": artifact.conf.name,
+        "base": artifact.manifest["base"],
+        "from_manifest_sha256": sha256(artifact.folder / MANIFEST),
+        "onto": conf.onto.value,
+        "proof": {**asdict(proof), "tolerance": tolerance},
+        "files": files,
     }
-    write_json(folder / "metrics.json", {})  # they were measured on the artifact, and stand there
-    seal(folder, merged_conf, description)
-    return proof
+    write_json(folder / EXPORTED, description)
 
 
-def _prove(conf: ExportConf, artifact: Artifact, folder: Path, merged_conf: RunConf, tokenizer: Tokenizer) -> Proof:
-    """Asks the artifact, then what it became, one in memory at a time.
-
-    Raises:
-        ExportError: if they differ by more than is tolerated.
-    """
-    device, run = pick_device(conf.use_cpu), artifact.conf
-    if conf.onto is Onto.original:  # on the base that it was merged into
-        run = replace(run, quantization=NoQuantizationConf())
-    before = LoadedArtifact(replace(artifact, conf=run), device, tokenizer)
-    after = LoadedArtifact(Artifact(folder, {**artifact.manifest, "kind": "full"}, merged_conf), device, tokenizer)
-    conversations = _prompts(artifact, before.renderer, conf.proof_prompts)
-    say("proof", f"{len(conversations)} conversations, artifact against merged")
-    proof = compared(*(_behaviour(loaded, conversations, conf) for loaded in (before, after)))
-    if not proof.kl_mean <= conf.tolerance:
-        raise ExportError(
-            f"the merged model is not the artifact: mean divergence {proof.kl_mean:.4g} nats at {proof.positions} places, "
-            f"at most {conf.tolerance:g} is tolerated; nothing was exported\n"
-            "    fix: onto=trained, model.dtype=float32 while training, or a larger tolerance if you know why"
-        )
-    return proof
+def _licence(artifact: Artifact) -> Licence:
+    return base_licence(base_name(artifact.conf.model))
 
 
-def _behaviour(loaded: LoadedArtifact, conversations: list[Conversation], conf: ExportConf) -> Behaviour:
-    with loaded.model(tuned=True) as model:
-        found = behaviour(model, loaded.renderer, conversations, loaded.artifact.conf.generation, conf.proof_tokens)
-    del model
-    loaded.close()
-    return found
-
-
-def _prompts(artifact: Artifact, renderer: Renderer, count: int) -> list[Conversation]:
-    """What the run held out, up to the last answer, the longest first: short ones tell less.
-
-    Where the data are not at hand any more, the prompts of `generation.sample_prompts`.
-    """
-    conf = artifact.conf
-    try:
-        conversations = held_out(conf.data, artifact.manifest["data"]["fingerprint"])
-    except DataError as error:
-        say("proof", f"by the sample prompts, for {str(error).splitlines()[0]}")
-        return [ask(prompt) for prompt in conf.generation.sample_prompts]
-    asked = [Conversation(c.messages[:-1], c.id) for c in conversations]
-    lengths = [len(renderer.render_prompt(c)) for c in asked]
-    fitting = sorted((i for i, n in enumerate(lengths) if n <= conf.data.max_length), key=lambda i: -lengths[i])
-    return [asked[i] for i in fitting[:count]]
+def _name(artifact: Artifact) -> str:
+    return lawful_name(_licence(artifact), artifact.conf.name, None)
 
 
 def as_rows(proof: Proof) -> list[tuple[str, Any]]:

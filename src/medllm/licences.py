@@ -6,7 +6,9 @@ This is a reminder and no legal advice.
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
+from medllm.config.model import ModelConf, PretrainedModelConf
 from medllm.errors import ConfigError, Fault
 
 
@@ -83,6 +85,14 @@ UNKNOWN = Licence("", "not known here")
 # Families whose members share a licence; anything else must be said in card.yaml.
 FAMILIES = ((re.compile(r"^HuggingFaceTB/SmolLM[23]?-", re.I), APACHE), (re.compile(r"^Qwen/Qwen3-", re.I), APACHE))
 LLAMA_3 = re.compile(r"llama[-_ ]?3(?:\.([123]))?(?!\d|\.\d)", re.I)
+
+
+def base_name(conf: ModelConf) -> str:
+    """Id of a base model on the hub, or the name of its folder, without where that is."""
+    if not isinstance(conf, PretrainedModelConf):
+        return "tiny_random"
+    name = conf.pretrained_model_name_or_path
+    return Path(name).name if name.startswith(("/", ".", "~")) else name
 
 
 def base_licence(base: str, stated: str | None = None) -> Licence:
