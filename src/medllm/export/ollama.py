@@ -112,7 +112,7 @@ def modelfile(
     stops = renderer.tokenizer.convert_ids_to_tokens(renderer.stop_token_ids)
     lines += [f'PARAMETER stop "{stop}"' for stop in stops]
     if licence.id:
-        told = [f"{licence.title}: {licence.link}", licence.notice, licence.attribution]
+        told = [f"{licence.title} {licence.link}".strip(), licence.notice, licence.attribution]
         lines.append(f"LICENSE {quoted(chr(10).join(filter(None, told)))}")
     return "\n".join(lines) + "\n"
 

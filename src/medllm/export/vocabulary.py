@@ -35,13 +35,13 @@ class Vocabulary:
     Attributes:
         pre: llama.cpp's name of how text is cut into words.
         tokens: By id, in the byte alphabet of GPT-2; special ones as they are written.
-        types: `gguf.TokenType` of each.
+        types: Of each.
         merges: Both parts of each with a space between, the first merged first.
     """
 
     pre: str
     tokens: list[str]
-    types: list[int]
+    types: list[TokenType]
     merges: list[str]
 
 

@@ -51,10 +51,11 @@ def export(conf: ExportConf, artifact_folder: Path, output: Path) -> dict[str, t
         whole = functools.cache(lambda: stack.enter_context(whole_model(artifact, tokenizer, conf.onto, output)))
         for kind in (kind for kind in Format if kind in conf.formats):  # merged first: others are made of it
             with _all_or_nothing(output, kind) as work:
+                proof = None
                 if kind is Format.merged:
-                    proof: Proof | None = _merged(conf, artifact, tokenizer, reference, work)
+                    proof = _merged(conf, artifact, tokenizer, reference, work)
                 elif kind is Format.adapter:
-                    proof = copy(artifact, (*ADAPTER, *BESIDE), work)
+                    copy(artifact, (*ADAPTER, *BESIDE), work)
                 elif kind in GGUF:
                     proof = _gguf(conf, artifact, whole(), reference, kind, work)
                 else:
@@ -126,7 +127,7 @@ def _gguf(conf: ExportConf, artifact: Artifact, whole: Path, reference: Referenc
 def _mlflow(conf: ExportConf, artifact: Artifact, whole: Path, reference: Reference, folder: Path) -> Proof:
     """A folder that `mlflow.transformers.load_model` loads, and `mlflow models serve` serves."""
     licence = _licence(artifact)
-    text = "\n".join([f"{licence.title}: {licence.link}", *licence.duties]) + "\n"
+    text = "\n".join([f"{licence.title} {licence.link}".strip(), *licence.duties]) + "\n"
     model, tokenizer = load_full_model(whole, artifact.conf.model), reference.renderer.tokenizer
     save_model(model, tokenizer, base_name(artifact.conf.model), text, folder)
     del model  # the proof loads what was saved

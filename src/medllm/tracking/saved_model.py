@@ -32,7 +32,7 @@ def save_model(model: Any, tokenizer: Any, base: str, licence: str, folder: Path
         path=str(folder),
         task=TASK,
         pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
-        model_card=ModelCard(f"Made from {base}.\n"),
+        model_card=ModelCard(f"---\nlibrary_name: transformers\n---\n\nMade from {base}.\n"),
     )
     # MLflow takes the place that a model was loaded from for its name, and looks for a licence by that.
     saved = Model.load(str(folder))
