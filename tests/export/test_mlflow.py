@@ -1,9 +1,11 @@
 """MLflow's form loads back bit for bit, answers, and tells nothing of the machine it was made on."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 import yaml
@@ -12,7 +14,8 @@ from medllm.artifact import load_artifact
 from medllm.conversation import Renderer
 from medllm.inference.generate import ask, generate
 from medllm.inference.load import open_artifact
-from medllm.tracking.saved_model import load_saved_model
+from medllm.models.base import build_tokenizer, load_full_model
+from medllm.tracking.saved_model import load_saved_model, save_model
 
 
 def test_the_same_logits(forms: dict[str, Any]) -> None:
@@ -47,6 +50,18 @@ def test_what_lies_there(forms: dict[str, Any], tiny_run: Path) -> None:
     assert [line.partition("==")[0] for line in needed] == ["mlflow", "transformers", "torch"]
     assert f"torch=={torch.__version__.partition('+')[0]}" in needed
     assert json.loads((folder / "export.json").read_text())["proof"]["kl_max"] == forms["mlflow"][1].kl_max
+
+
+def test_nobody_is_asked(forms: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saving connects to no hub and no server, also where it might, and writes nothing but the folder."""
+    asked: list[Any] = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address))
+    monkeypatch.chdir(tmp_path)
+    conf = load_artifact(forms["merged"][0]).conf.model
+    tokenizer = build_tokenizer(conf).tokenizer
+    save_model(load_full_model(forms["merged"][0], conf), tokenizer, "OWNER/NAME", "none", tmp_path / "saved")
+    assert asked == [] and [path.name for path in tmp_path.iterdir()] == ["saved"]
 
 
 @pytest.mark.slow

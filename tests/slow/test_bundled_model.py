@@ -78,7 +78,6 @@ def test_every_form_of_the_demo(bundled: Path, train: Callable[..., Any], tmp_pa
     for _, proof in found.values():
         assert proof is not None and proof.kl_mean < 0.01 and proof.same_next > 0.9 * proof.positions
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(found)
-    assert found["gguf_f16"][1] == found["mlflow"][1]  # float16 holds these weights exactly
 
 
 def test_preparing_is_verified(bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,8 +42,8 @@ def save_model(model: Any, tokenizer: Any, base: str, licence: str, folder: Path
 
 
 def load_saved_model(folder: Path) -> tuple[Any, Any]:
-    """The model and the tokenizer of such a folder, on the CPU, the model in evaluation mode."""
+    """The model and the tokenizer of such a folder, the model in evaluation mode."""
     import mlflow.transformers
 
-    loaded = mlflow.transformers.load_model(str(folder), return_type="components", device="cpu")
+    loaded = mlflow.transformers.load_model(str(folder), return_type="components")
     return loaded["model"].eval(), loaded["tokenizer"]
