@@ -12,6 +12,7 @@ from medllm.artifact import MANIFEST, load_artifact
 from medllm.config.export import Onto
 from medllm.errors import ConfigError, ExportError, ModelError
 from medllm.export import merged as merged_module
+from medllm.export import reference
 from medllm.export.write import export
 from medllm.inference.load import open_artifact
 from medllm.models import merge as merge_module
@@ -110,9 +111,10 @@ def test_onto_the_original_is_another_model(dialogues: Path, tmp_path: Path) -> 
     assert hashes[0] != hashes[1]
 
 
-def test_the_adapter_alone(dialogues: Path, tmp_path: Path) -> None:
-    """What peft needs, and the tokenizer; loaded again it is the artifact's."""
+def test_the_adapter_alone(dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What peft needs, and the tokenizer, without asking for the base; loaded again it is the artifact's."""
     run = train_tiny(dialogues, tmp_path / "run", *FLOAT32)
+    monkeypatch.setattr(reference, "build_tokenizer", lambda conf: pytest.fail("asks for the base"))
     place, proof = export(conf_of(run, "formats=[adapter]"), run / "artifact", tmp_path / "out")["adapter"]
     assert proof is None
     names = {path.name for path in place.iterdir()}

@@ -18,25 +18,30 @@ from medllm.errors import DataError, ExportError
 from medllm.export.proof import Behaviour, Proof, behaviour, compared
 from medllm.inference.generate import ask
 from medllm.inference.load import LoadedArtifact
-from medllm.models.base import Tokenizer, pick_device
+from medllm.models.base import Tokenizer, build_tokenizer, pick_device
 
 
 class Reference:
-    """The artifact, asked once; one model is in memory at a time.
+    """The artifact, asked once; nothing is loaded before it is needed, and one model is in memory at a time.
 
     Attributes:
         device: Where models are asked.
-        renderer: Of inference.
     """
 
-    def __init__(self, conf: ExportConf, artifact: Artifact, tokenizer: Tokenizer):
+    def __init__(self, conf: ExportConf, artifact: Artifact):
         self.device = pick_device(conf.use_cpu)
-        run = artifact.conf
-        if conf.onto is Onto.original:  # on the base that it is merged into
-            run = replace(run, quantization=NoQuantizationConf())
-        self._loaded = LoadedArtifact(replace(artifact, conf=run), self.device, tokenizer)
-        self.renderer: Renderer = self._loaded.renderer
         self._conf = conf
+        self._artifact = artifact
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The base's, in the artifact's chat format."""
+        return build_tokenizer(self._artifact.conf.model)
+
+    @property
+    def renderer(self) -> Renderer:
+        """Of inference."""
+        return self._loaded.renderer
 
     @cached_property
     def prompts(self) -> list[Conversation]:
@@ -44,8 +49,7 @@ class Reference:
 
         Where the data are not at hand any more, the prompts of `generation.sample_prompts`.
         """
-        artifact = self._loaded.artifact
-        conf = artifact.conf
+        artifact, conf = self._artifact, self._artifact.conf
         try:
             conversations = held_out(conf.data, artifact.manifest["data"]["fingerprint"])
         except DataError as error:
@@ -86,6 +90,13 @@ class Reference:
         return proof
 
     @cached_property
+    def _loaded(self) -> LoadedArtifact:
+        run = self._artifact.conf
+        if self._conf.onto is Onto.original:  # on the base that it is merged into
+            run = replace(run, quantization=NoQuantizationConf())
+        return LoadedArtifact(replace(self._artifact, conf=run), self.device, self.tokenizer)
+
+    @cached_property
     def _behaviour(self) -> Behaviour:
         with self._loaded.model(tuned=True) as model:
             found = self._behaviour_of(model)
@@ -94,5 +105,5 @@ class Reference:
         return found
 
     def _behaviour_of(self, model: Any) -> Behaviour:
-        generation = self._loaded.artifact.conf.generation
+        generation = self._artifact.conf.generation
         return behaviour(model, self.renderer, self.prompts, generation, self._conf.proof_tokens)

@@ -17,7 +17,7 @@ from medllm.export.ollama import modelfile
 from medllm.export.proof import Proof
 from medllm.export.reference import Reference
 from medllm.licences import Licence, base_licence, base_name, lawful_name
-from medllm.models.base import Tokenizer, build_model_config, build_tokenizer, load_full_model
+from medllm.models.base import build_model_config, load_full_model
 from medllm.models.merge import check_mergeable
 from medllm.review.approval import review_status
 from medllm.tracking.saved_model import load_saved_model, save_model
@@ -43,17 +43,18 @@ def export(conf: ExportConf, artifact_folder: Path, output: Path) -> dict[str, t
         ModelError: if the base cannot be found, or is of a kind that a form cannot hold.
     """
     artifact = load_artifact(artifact_folder)
-    tokenizer = build_tokenizer(artifact.conf.model)
-    _check(conf, artifact, tokenizer, output)
-    reference = Reference(conf, artifact, tokenizer)
+    reference = Reference(conf, artifact)
+    _check(conf, artifact, reference, output)
     found: dict[str, tuple[Path, Proof | None]] = {}
     with contextlib.ExitStack() as stack:
-        whole = functools.cache(lambda: stack.enter_context(whole_model(artifact, tokenizer, conf.onto, output)))
+        whole = functools.cache(
+            lambda: stack.enter_context(whole_model(artifact, reference.tokenizer, conf.onto, output))
+        )
         for kind in (kind for kind in Format if kind in conf.formats):  # merged first: others are made of it
             with _all_or_nothing(output, kind) as work:
                 proof = None
                 if kind is Format.merged:
-                    proof = _merged(conf, artifact, tokenizer, reference, work)
+                    proof = _merged(conf, artifact, reference, work)
                 elif kind is Format.adapter:
                     copy(artifact, (*ADAPTER, *BESIDE), work)
                 elif kind in GGUF:
@@ -77,7 +78,7 @@ def _all_or_nothing(output: Path, kind: Format) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _check(conf: ExportConf, artifact: Artifact, tokenizer: Tokenizer, output: Path) -> None:
+def _check(conf: ExportConf, artifact: Artifact, reference: Reference, output: Path) -> None:
     """Before anything is loaded."""
     faults = []
     for kind in conf.formats:
@@ -95,11 +96,11 @@ def _check(conf: ExportConf, artifact: Artifact, tokenizer: Tokenizer, output: P
     if artifact.is_adapter and set(conf.formats) != {Format.adapter}:
         check_mergeable(artifact.conf)
     if set(conf.formats) & set(GGUF):
-        check_convertible(build_model_config(artifact.conf.model), tokenizer.tokenizer)
+        check_convertible(build_model_config(artifact.conf.model), reference.tokenizer.tokenizer)
 
 
-def _merged(conf: ExportConf, artifact: Artifact, tokenizer: Tokenizer, reference: Reference, folder: Path) -> Proof:
-    write_merged(artifact, tokenizer, conf.onto, folder)
+def _merged(conf: ExportConf, artifact: Artifact, reference: Reference, folder: Path) -> Proof:
+    write_merged(artifact, reference.tokenizer, conf.onto, folder)
     model = artifact.conf.model
     proof = reference.prove("merged", lambda: load_full_model(folder, model, reference.device), conf.tolerance)
     seal_merged(artifact, conf.onto, proof, conf.tolerance, folder)
