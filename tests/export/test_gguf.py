@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, models
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
 
@@ -73,6 +74,10 @@ def whole_model(folder: Path, model_type: str, **changes: Any) -> Any:
             # norms and biases are made of ones and zeros, which would hide that one is lost
             parameter.copy_((parameter + 0.1 * torch.randn_like(parameter)).half().float())
     model.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")  # as older files are, with what is computed and what is tied
+    weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"].clone())
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return model
 
 

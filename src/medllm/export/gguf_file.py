@@ -259,13 +259,17 @@ def _head_dim(config: Any) -> int:
 
 
 def _files(whole: Path, config: Any) -> Iterator[tuple[Any, str]]:
-    """Each tensor's name with the open file that holds it; output embeddings that are the input ones stand once."""
+    """Each tensor's name with the open file that holds it, but for what llama.cpp computes or takes from elsewhere.
+
+    That are output embeddings that are the input ones, and frequencies of positions, which old files hold.
+    """
     from safetensors import safe_open
 
     for path in sorted(whole.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - it is no dictionary
-                if not (config.tie_word_embeddings and name == "lm_head.weight"):
+                tied = config.tie_word_embeddings and name == "lm_head.weight"
+                if not tied and not name.endswith(".rotary_emb.inv_freq"):
                     yield file, name
 
 
