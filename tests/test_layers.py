@@ -35,7 +35,7 @@ LAYERS = [
     {"comparison"},
     {"sweep", "review"},
     {"card", "chat", "export"},
-    {"serving"},
+    {"publication", "serving"},
     {"cli"},
 ]
 ONLY_IN = {

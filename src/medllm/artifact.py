@@ -56,10 +56,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:
+def json_text(value: Any) -> str:
     """Indented, sorted JSON; null for what is no finite number."""
-    text = json.dumps(as_json(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    return json.dumps(as_json(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A file of `json_text`."""
+    path.write_text(json_text(value), encoding="utf-8")
 
 
 def resolved_yaml(conf: RunConf) -> str:

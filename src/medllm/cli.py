@@ -27,7 +27,7 @@ from medllm.config.store import SCHEMAS
 from medllm.config.tracking import MlflowConf
 from medllm.config.trainer import LOSS
 from medllm.config.validate import explain, to_run_conf
-from medllm.console import console
+from medllm.console import console, say
 from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError, PointPrunedError, RankError
 from medllm.gpus import claim_gpu, refuse_sharing
 from medllm.help import help_text
@@ -115,6 +115,8 @@ def _launch(main: Callable[[], Any]) -> None:
     from medllm.experiment import check  # imports torch: only after every key, type and range is right
 
     check(plan.points)
+    if any(point.conf.hub.push_to_hub for point in plan.points):
+        _check_upload(plan)
     if arguments.multirun:
         _run_sweep(main, plan, arguments.overrides)
     elif ranks.is_main():
@@ -123,6 +125,15 @@ def _launch(main: Callable[[], Any]) -> None:
         with tempfile.TemporaryDirectory(prefix="medllm.") as folder:  # for what a run writes without asking its rank
             sys.argv[1:] = overrides_first([*sys.argv[1:], f"hydra.run.dir='{folder}'"])
             _explained(main, arguments.overrides)
+
+
+def _check_upload(plan: Plan) -> None:
+    """Whether what the points will make could be published, before the first one trains."""
+    from medllm.publication.checks import faults_before_training
+
+    faults = [fault for point in plan.points for fault in faults_before_training(point.conf)]
+    if faults:
+        raise ConfigError(list(dict.fromkeys(faults)))
 
 
 def overrides_first(arguments: list[str]) -> list[str]:
@@ -209,7 +220,7 @@ def run_point(config: DictConfig) -> float:
     elif (folder / RESULT).exists():
         raise ConfigError(Fault("hydra.run.dir", "holds a run already", str(folder), fix="choose another folder"))
     from medllm.experiment import free_memory  # imports what touches CUDA: only after a GPU is claimed
-    from medllm.hub import push
+    from medllm.publication.publish import publish_trained
 
     stop.listen()
     reason = ""
@@ -243,7 +254,7 @@ def run_point(config: DictConfig) -> float:
     if reason:
         raise PointFailedError(reason)
     if conf.hub.push_to_hub and ranks.is_main():  # last, so that a refused upload costs nothing
-        print(f"uploaded to {push(conf.hub, folder / 'artifact')}", file=sys.stderr)
+        say("uploaded", publish_trained(conf, folder / "artifact"))
     return objective
 
 

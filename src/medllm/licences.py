@@ -24,6 +24,7 @@ class Licence:
         notice: What must be displayed prominently.
         attribution: For the file NOTICE that goes with the weights.
         duties: Everything, in words.
+        hands_on_text: Whether its text must go with the weights.
     """
 
     id: str
@@ -33,6 +34,17 @@ class Licence:
     notice: str = ""
     attribution: str = ""
     duties: tuple[str, ...] = ()
+    hands_on_text: bool = False
+
+    @property
+    def forbids_commerce(self) -> bool:
+        """As Creative Commons' `nc` does."""
+        return bool(re.search(r"-nc(-|$)", self.id.lower()))
+
+    @property
+    def forbids_adaptations(self) -> bool:
+        """To be shared, as Creative Commons' `nd` does."""
+        return bool(re.search(r"-nd(-|$)", self.id.lower()))
 
 
 def _llama(version: str, begins: str, notice: str, title: str, link: str) -> Licence:
@@ -45,7 +57,7 @@ def _llama(version: str, begins: str, notice: str, title: str, link: str) -> Lic
         "Keep the attribution notice in a file NOTICE with the weights.",
         "Keep to Meta's Acceptable Use Policy; it forbids, among others, the unlicensed practice of medicine.",
     )
-    return Licence(version, title, link, begins, notice, attribution, duties)
+    return Licence(version, title, link, begins, notice, attribution, duties, hands_on_text=True)
 
 
 LLAMA = {
@@ -76,9 +88,14 @@ APACHE = Licence(
         "Keep the base model's copyright and attribution notices, and its NOTICE file if it has one.",
         "State that files were changed.",
     ),
+    hands_on_text=True,
 )
 MIT = Licence(
-    "mit", "MIT License", "https://opensource.org/license/mit", duties=("Keep copyright and permission notice.",)
+    "mit",
+    "MIT License",
+    "https://opensource.org/license/mit",
+    duties=("Keep copyright and permission notice.",),
+    hands_on_text=True,
 )
 UNKNOWN = Licence("", "not known here")
 
@@ -111,6 +128,11 @@ def base_licence(base: str, stated: str | None = None) -> Licence:
     return next((licence for pattern, licence in FAMILIES if pattern.search(base)), UNKNOWN)
 
 
+def is_lawful_name(licence: Licence, name: str) -> bool:
+    """Whether a name begins as the licence wants; hyphens serve as blanks, and case does not matter, as on the hub."""
+    return name.replace("-", " ").casefold().startswith(licence.name_begins.casefold())
+
+
 def lawful_name(licence: Licence, run: str, given: str | None) -> str:
     """The model's name: as given, or the run's with what the licence wants in front.
 
@@ -120,7 +142,7 @@ def lawful_name(licence: Licence, run: str, given: str | None) -> str:
     begins = licence.name_begins
     if given is None:
         return f"{begins} {run}" if begins else run
-    if begins and not given.replace("-", " ").startswith(begins):
+    if not is_lawful_name(licence, given):
         raise ConfigError(
             Fault(
                 "model_name", f"the {licence.title} wants it to begin with “{begins}”", given, fix=f"{begins} {given}"

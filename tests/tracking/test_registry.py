@@ -11,7 +11,7 @@ from medllm.artifact import MANIFEST, sha256
 from medllm.config.tracking import MlflowConf, NoTrackingConf
 from medllm.errors import ConfigError, TrackingError
 from medllm.locate import find_artifact
-from medllm.tracking.build import open_record
+from medllm.tracking.build import find_record, open_record, tag_record
 from medllm.tracking.record import Opening
 from medllm.tracking.registry import Registry
 from tests.review.made import run_folder
@@ -86,6 +86,23 @@ def test_names_of_nothing(text: str, tmp_path: Path, store: MlflowConf) -> None:
     assert ("models:/med@champion, models:/med/1" in str(error.value)) == text.startswith("models:/med")
     with pytest.raises(TrackingError, match="keeps no models"):
         find_artifact(text, NoTrackingConf())
+
+
+def test_tags_of_a_run_that_has_ended(tmp_path: Path, store: MlflowConf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They reach its record; a store that is away or breaks is no failure."""
+    run_id = find_run_id(recorded(store, tmp_path / "run"))
+    tag_record(store, run_id, {"hub.commit": "abc"})
+    record = find_record(store, run_id)
+    assert record.tag("hub.commit") == "abc"  # type: ignore[attr-defined]
+    tag_record(MlflowConf(tracking_uri=f"sqlite:///{tmp_path}/none.db"), run_id, {"hub.commit": "abc"})
+    assert not (tmp_path / "none.db").exists()
+    tag_record(NoTrackingConf(), run_id, {"hub.commit": "abc"})
+
+    def broken(self: object, tags: dict[str, str]) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(type(record), "set_tags", broken)
+    tag_record(store, run_id, {"hub.commit": "def"})
 
 
 @pytest.mark.slow

@@ -22,7 +22,12 @@ def write_cards(artifact_folder: Path) -> tuple[Facts, list[Path]]:
     """
     facts = load_facts(artifact_folder)
     folder = facts.run_folder / CARD
+    return facts, [write_whole(folder / name, text) for name, text in card_texts(facts).items()]
+
+
+def card_texts(facts: Facts) -> dict[str, str]:
+    """What the files say, by name; the same facts give the same texts."""
     texts = {README: model_card(facts), CHAI: applied_model_card(facts)}
     if facts.licence.attribution:
         texts[NOTICE] = f"{facts.licence.attribution}\n"
-    return facts, [write_whole(folder / name, text) for name, text in texts.items()]
+    return texts

@@ -32,6 +32,7 @@ class CardConf(Conf):
         clinical_risk_level: Such as low, medium, high, by the definition that applies to you.
         bias_mitigation: What was done against bias.
         data_rights: By what right the dialogues were used, and how patients consented.
+        data_license: Of the dialogues, as a Hugging Face license id such as `cc-by-4.0`, where they have one.
         maintenance: Who watches it in use, and how it is updated.
         security: How it and its data are protected.
         funding: Who paid.
@@ -63,6 +64,7 @@ class CardConf(Conf):
     clinical_risk_level: str | None = None
     bias_mitigation: str | None = None
     data_rights: str | None = None
+    data_license: str | None = None
     maintenance: str | None = None
     security: str | None = None
     funding: str | None = None
@@ -82,6 +84,6 @@ class CardConf(Conf):
 
     @property
     def missing(self) -> list[str]:
-        """What nobody has filled in; the license questions are missing only where the base does not answer them."""
-        asked = {"license", "base_license", "base_model", "model_name"}
+        """What nobody has filled in; the license questions are missing only where nothing answers them."""
+        asked = {"license", "base_license", "base_model", "model_name", "data_license"}
         return [f.name for f in fields(self) if f.name not in asked and getattr(self, f.name) is None]

@@ -13,8 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medllm.config.chat import ChatConf
 from medllm.config.conf import Conf
+from medllm.config.credentials import credential_faults
 from medllm.config.evaluation import EvaluateConf
 from medllm.config.export import ExportConf
+from medllm.config.publish import PublishConf
 from medllm.config.review import CreateReviewConf
 from medllm.config.run import RootConf, RunConf
 from medllm.config.serve import ServeConf
@@ -30,6 +32,7 @@ ROOTS: dict[str, type] = {
     "chat": ChatConf,
     "export": ExportConf,
     "serve": ServeConf,
+    "publish": PublishConf,
 }
 
 
@@ -41,9 +44,9 @@ def compose_config(
     Raises:
         ConfigError: naming what Hydra refused.
     """
-    parts = part_faults(overrides, ROOTS[config_name])
-    if parts:
-        raise ConfigError(parts)
+    faults = credential_faults(overrides) or part_faults(overrides, ROOTS[config_name])
+    if faults:
+        raise ConfigError(faults)
     running = GlobalHydra.instance().hydra  # a search composes while Hydra runs it
     GlobalHydra.instance().clear()
     # What trains is composed by Hydra itself, from the command line as it stands.
@@ -120,6 +123,16 @@ def load_serve_conf(overrides: list[str], config_dir: Path | None = None) -> Ser
     """
     config = compose_config(overrides, config_dir, config_name="serve")
     return to_conf(config, ServeConf, ServeConf)
+
+
+def load_publish_conf(overrides: list[str], config_dir: Path | None = None) -> PublishConf:
+    """What `python scripts/publish.py` is to put on the hub, composed and checked.
+
+    Raises:
+        ConfigError: with every fault found.
+    """
+    config = compose_config(overrides, config_dir, config_name="publish")
+    return to_conf(config, PublishConf, PublishConf)
 
 
 def resolved(conf: Conf) -> dict[str, Any]:

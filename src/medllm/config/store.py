@@ -17,6 +17,7 @@ from medllm.config import (
     hub,
     lora,
     model,
+    publish,
     quantization,
     review,
     run,
@@ -109,6 +110,7 @@ def register() -> None:
     store.store(group="schema", name="chat", node=chat.ChatConf)
     store.store(group="schema", name="export", node=export.ExportConf)
     store.store(group="schema", name="serve", node=serve.ServeConf)
+    store.store(group="schema", name="publish", node=publish.PublishConf)
     store.store(group="schema", name="create_review", node=review.CreateReviewConf)
     for group, kinds in SCHEMAS.items():
         for kind, schema in kinds.items():

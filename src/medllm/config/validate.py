@@ -17,6 +17,7 @@ from medllm.config.chat import ChatConf
 from medllm.config.conf import Conf, range_faults
 from medllm.config.evaluation import EvaluateConf
 from medllm.config.export import ExportConf
+from medllm.config.publish import PublishConf
 from medllm.config.review import CreateReviewConf
 from medllm.config.run import RootConf, RunConf
 from medllm.config.serve import ServeConf
@@ -37,6 +38,7 @@ COMMANDS: dict[type, str] = {
     ChatConf: "python scripts/chat.py",
     ExportConf: "python scripts/export.py",
     ServeConf: "python scripts/serve.py",
+    PublishConf: "python scripts/publish.py",
 }
 
 # What a script takes beside the keys.

@@ -59,7 +59,7 @@ class MlflowRecord(Record):
 
         now = int(time.time() * 1000)
         entries = [Metric(legal_name(k), float(v), now, step) for k, v in metrics.items() if math.isfinite(v)]
-        with _survived(f"metrics of step {step}"):
+        with survived(f"metrics of step {step}"):
             self.client.log_batch(self.id, metrics=entries)
 
     def log_params(self, params: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ class MlflowRecord(Record):
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Copies a file into the store."""
-        with _survived(path.name):
+        with survived(path.name):
             self.client.log_artifact(self.id, str(path), folder or None)
 
     def set_tags(self, tags: dict[str, str]) -> None:
@@ -87,7 +87,7 @@ class MlflowRecord(Record):
 
     def end_children(self) -> None:
         """Children whose process died without a word were killed; the store still thinks they run."""
-        with _survived("status of killed points"):
+        with survived("status of killed points"):
             experiment_id = self.client.get_run(self.id).info.experiment_id
             query = f"tags.`mlflow.parentRunId` = '{self.id}' and attributes.status = 'RUNNING'"
             for run in self.client.search_runs([experiment_id], query):
@@ -162,11 +162,11 @@ def open_mlflow_record(conf: MlflowConf, opening: Opening) -> Iterator[MlflowRec
         status = "KILLED"
         raise
     except Exception as error:
-        with _survived("reason of the failure"):
+        with survived("reason of the failure"):
             _log_failure(record, error)
         raise
     finally:
-        with _survived("status"):
+        with survived("status"):
             client.set_terminated(record.id, status)
 
 
@@ -250,7 +250,7 @@ def told(conf: MlflowConf) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _survived(what: str) -> Iterator[None]:
+def survived(what: str) -> Iterator[None]:
     """Lets a run go on, or end with its own error, when the store does not answer; says once per call what was lost."""
     from mlflow.exceptions import MlflowException
 
