@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medllm import __version__
-from medllm.console import harmless
+from medllm.console import harmless, say
 from medllm.errors import HubError
 
 # By the hub's answer: what it means, and what to do.
@@ -133,13 +133,16 @@ def push(target: Target, files: Sequence[HubFile], is_ours: Callable[[str], bool
         head, tagged = _open(api, target)
         there = _listing(api, target, head) if head else {}
         removed = sorted(name for name in there if is_ours(name) and name not in {file.name for file in files})
-        changed = bool(removed or _differences(files, there))
+        new = _differences(files, there)
+        changed = bool(removed or new)
         if tagged and (changed or tagged != head):
             raise HubError(
                 f"tag={target.tag}: names another commit of {target.repo_id}, and stays\n    fix: another tag"
             )
         commit = head
         if changed:
+            size = sum(file.size for file in files if file.name in new)
+            say("upload", f"{len(new)} of {len(files)} files, {size / 1e6:,.1f} MB, in one commit")
             added = [CommitOperationAdd(file.name, file.content) for file in files]
             commit = api.create_commit(
                 target.repo_id,

@@ -107,7 +107,8 @@ def _of_the_files(facts: Facts, files: Sequence[HubFile]) -> Iterator[Obstacle]:
         fix = "base_model in card.yaml: its id on the hub; then scripts/card.py again"
         yield Obstacle(Fault("base_model", "is a folder of this machine, by which nobody finds the base", fix=fix))
     secrets = {n: v for n, v in os.environ.items() if SECRET_NAME.search(n) and len(v) >= SHORTEST}
-    places = [re.escape(str(place)) for place in (Path.home(), project_root(), cache_dir(), facts.run_folder)]
+    known = (place.absolute() for place in (Path.home(), project_root(), cache_dir(), facts.run_folder))
+    places = [re.escape(str(place)) for place in known if len(place.parts) > 1]  # a home of "/" is in every address
     own = re.compile(rf"(?:{'|'.join(places)})/[\w.-]+|{re.escape(str(facts.run_folder))}")
     for file in files:
         text = _text_of(file)

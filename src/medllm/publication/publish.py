@@ -96,8 +96,6 @@ def publish(conf: PublishConf, publication: Publication) -> Pushed:
     faults = [*publication.faults, *token_faults()]
     if faults:
         raise ConfigError(faults)
-    size = sum(file.size for file in publication.files)
-    say("upload", f"{len(publication.files)} files, {size / 1e6:,.1f} MB, in one commit")
     pushed = push(publication.target, publication.files, is_of_an_artifact)
     artifact = publication.facts.artifact
     if not isinstance(conf.tracking, NoTrackingConf):
