@@ -24,7 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medllm.config.compose import load_serve_conf
+from medllm.config.compose import load_conf
+from medllm.config.serve import ServeConf
 from medllm.conversation import Conversation
 from medllm.data.pipeline import held_out
 from medllm.inference.generate import ask, generate
@@ -130,7 +131,7 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     prepare_libraries()
     own = [f"artifact={options.artifact}", "tracking=none", "web=false", f"max_batch={options.clients}", *overrides]
-    conf = load_serve_conf(own)
+    conf = load_conf(ServeConf, own)
     loaded = open_artifact(find_artifact(conf.artifact, conf.tracking), use_cpu=conf.use_cpu)
     questions, name = _questions(loaded, options.requests), loaded.artifact.conf.name
     rate = 0.0

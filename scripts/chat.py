@@ -14,14 +14,15 @@
 """
 
 from medllm.cli import run_script
-from medllm.config.compose import load_chat_conf
+from medllm.config.chat import ChatConf
+from medllm.config.compose import load_conf
 from medllm.console import plain_console
 from medllm.libraries import prepare_libraries
 
 
 def main(arguments: list[str]) -> None:
     """Loads and talks."""
-    conf = load_chat_conf(arguments)
+    conf = load_conf(ChatConf, arguments)
     prepare_libraries()
 
     from medllm.chat.speaker import Speaker  # heavy imports only after every key, type and range is right

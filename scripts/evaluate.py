@@ -17,7 +17,8 @@ and in the run record. The same line goes on with an evaluation that was interru
 import sys
 
 from medllm.cli import pop_option, run_script
-from medllm.config.compose import load_evaluate_conf
+from medllm.config.compose import load_conf
+from medllm.config.evaluation import EvaluateConf
 from medllm.console import results_console, tell
 from medllm.libraries import prepare_libraries
 
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> None:
     arguments, limit = pop_option(arguments, "limit", "")
     shorthand = [f"evaluation={suite}"] if suite else []
     shorthand += [f"evaluation.limit={limit}"] if limit else []
-    conf = load_evaluate_conf([*shorthand, *arguments])
+    conf = load_conf(EvaluateConf, [*shorthand, *arguments])
     prepare_libraries()
     from medllm.evaluation.gate import EXIT_CODES  # heavy imports only after every key, type and range is right
     from medllm.evaluation.report import record_report, write_report

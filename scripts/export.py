@@ -20,14 +20,15 @@ artifact itself: chat.py and evaluate.py take its folder.
 from pathlib import Path
 
 from medllm.cli import run_script
-from medllm.config.compose import load_export_conf
+from medllm.config.compose import load_conf
+from medllm.config.export import ExportConf
 from medllm.console import tell
 from medllm.libraries import prepare_libraries
 
 
 def main(arguments: list[str]) -> None:
     """Exports, and says what was proven."""
-    conf = load_export_conf(arguments)
+    conf = load_conf(ExportConf, arguments)
     prepare_libraries()
     from medllm.export.write import as_rows, export  # heavy imports only after every key, type and range is right
     from medllm.locate import find_artifact

@@ -15,7 +15,8 @@ what has changed, and nothing if nothing has.
 """
 
 from medllm.cli import run_script
-from medllm.config.compose import load_publish_conf
+from medllm.config.compose import load_conf
+from medllm.config.publish import PublishConf
 from medllm.console import tell
 from medllm.errors import ConfigError
 from medllm.libraries import prepare_libraries
@@ -25,7 +26,7 @@ DRY_RUN = "--dry-run"
 
 def main(arguments: list[str]) -> None:
     """Publishes, or says what would be published."""
-    conf = load_publish_conf([argument for argument in arguments if argument != DRY_RUN])
+    conf = load_conf(PublishConf, [argument for argument in arguments if argument != DRY_RUN])
     prepare_libraries()
     from medllm.locate import find_artifact
     from medllm.publication.publish import prepare, publish, show

@@ -39,10 +39,11 @@ def main(arguments: list[str]) -> None:
     ]
     if faults:
         raise ConfigError(faults)
-    from medllm.config.compose import load_evaluate_conf
+    from medllm.config.compose import load_conf
+    from medllm.config.evaluation import EvaluateConf
 
     store = [f"tracking.tracking_uri='{given['tracking_uri']}'"] if given["tracking_uri"] else []
-    conf = load_evaluate_conf(["artifact=any", *store]).tracking
+    conf = load_conf(EvaluateConf, ["artifact=any", *store]).tracking
     registry = Registry(conf)
     if verb == "rollback":
         left, now = registry.roll_back(given["name"], given["alias"])

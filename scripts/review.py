@@ -27,10 +27,11 @@ VERBS = ("create", "export", "import", "report", "approve")
 
 def create(arguments: list[str]) -> None:
     """Makes a review."""
-    from medllm.config.compose import load_create_review_conf
+    from medllm.config.compose import load_conf
+    from medllm.config.review import CreateReviewConf
     from medllm.review.create import create_review
 
-    review = create_review(load_create_review_conf(arguments))
+    review = create_review(load_conf(CreateReviewConf, arguments))
     plan = review.plan
     raters = f"{len(plan.raters)} raters, {len(plan.qualified)} of them qualified"
     tell("review", f"{review.folder}: {plan.num_pairs} pairs, {len(plan.columns)} questions a pair, {raters}")

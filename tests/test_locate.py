@@ -1,12 +1,10 @@
 """What people type to name an artifact."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from medllm import locate
-from medllm.config.evaluation import EvaluateConf
 from medllm.config.tracking import MlflowConf, NoTrackingConf
 from medllm.errors import ConfigError
 from medllm.locate import find_artifact
@@ -46,8 +44,8 @@ def test_by_the_id_of_a_run_record(tmp_path: Path, store: MlflowConf, monkeypatc
         find_artifact(empty, store)
     with pytest.raises(ConfigError, match="names no folder and no run record"):
         find_artifact("0" * 32, store)
-    load: Callable[[list[str]], EvaluateConf] = locate.load_evaluate_conf
+    load = locate.load_conf
     monkeypatch.setattr(
-        locate, "load_evaluate_conf", lambda o: load([*o, f"tracking.tracking_uri={store.tracking_uri}"])
+        locate, "load_conf", lambda root, o: load(root, [*o, f"tracking.tracking_uri={store.tracking_uri}"])
     )
     assert find_artifact(name) == run / "artifact"

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from medllm.artifact import MANIFEST, sha256
-from medllm.config.compose import load_evaluate_conf
+from medllm.config.compose import load_conf
+from medllm.config.evaluation import EvaluateConf
 from medllm.config.store import rooted
 from medllm.config.tracking import TrackingConf
 from medllm.errors import ConfigError, Fault
@@ -47,7 +48,7 @@ def find_artifact(text: str, tracking: TrackingConf | None = None) -> Path:
 
 
 def _own_store() -> TrackingConf:
-    return load_evaluate_conf(["artifact=any"]).tracking
+    return load_conf(EvaluateConf, ["artifact=any"]).tracking
 
 
 def folder_of_version(version: Version, store: TrackingConf) -> Path:

@@ -15,7 +15,7 @@ import pytest
 from medllm.chat.speaker import Speaker
 from medllm.chat.terminal import Terminal, answering
 from medllm.config.chat import ChatConf
-from medllm.config.compose import load_chat_conf
+from medllm.config.compose import load_conf
 from medllm.console import harmless, plain_console
 from medllm.conversation import Conversation, Message
 from medllm.inference.generate import generate
@@ -26,7 +26,7 @@ from tests.conftest import ROOT
 def conf_of(run: Path, *overrides: str) -> ChatConf:
     """A model of random weights repeats one token that is no text, unless it may not."""
     own = [f"artifact={run}", "use_cpu=true", "tracking=none", "generation.repetition_penalty=5"]
-    return load_chat_conf([*own, *overrides])
+    return load_conf(ChatConf, [*own, *overrides])
 
 
 class Typed:
@@ -224,7 +224,9 @@ def test_the_model_gives_its_opinion_of_what_does_not_fit(
 
 def test_the_artifacts_defaults_count(trained: Path, loaded: LoadedArtifact) -> None:
     """But for what is typed."""
-    conf = load_chat_conf([f"artifact={trained}", "generation.temperature=0.3", "generation.system_prompt=Be brief."])
+    conf = load_conf(
+        ChatConf, [f"artifact={trained}", "generation.temperature=0.3", "generation.system_prompt=Be brief."]
+    )
     own = loaded.artifact.conf.generation
     expected = replace(own, temperature=0.3, system_prompt="Be brief.")
     assert Speaker(conf, loaded).generation == expected

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from medllm.config.compose import load_evaluate_conf
+from medllm.config.compose import load_conf
+from medllm.config.evaluation import EvaluateConf
 from medllm.config.evaluation.gate import Demand, RuleConf
 from medllm.errors import ConfigError
 from medllm.evaluation.conversation import METRICS
@@ -15,14 +16,14 @@ from tests.conf.groups import CONF, load, options
 def refusal(*overrides: str) -> str:
     """The message that refuses these overrides."""
     with pytest.raises(ConfigError) as caught:
-        load_evaluate_conf(["artifact=x", *overrides])
+        load_conf(EvaluateConf, ["artifact=x", *overrides])
     return str(caught.value)
 
 
 @pytest.mark.parametrize("option", options("evaluation"))
 def test_composes(option: str) -> None:
     """Each preset composes, is named as its file, states its command, and includes the gate."""
-    conf = load_evaluate_conf(["artifact=x", f"evaluation={option}"]).evaluation
+    conf = load_conf(EvaluateConf, ["artifact=x", f"evaluation={option}"]).evaluation
     assert conf.name == option
     assert f"suite={option}" in (CONF / "evaluation" / f"{option}.yaml").read_text()
     assert conf.gate.rules
@@ -38,7 +39,7 @@ def test_the_gate_is_no_suite() -> None:
 
 def test_the_gate_is_about_metrics_that_there_are() -> None:
     """Each rule of conf/evaluation/gate.yaml about the conversation suite names one of its metrics."""
-    rules = load_evaluate_conf(["artifact=x"]).evaluation.gate.in_force()
+    rules = load_conf(EvaluateConf, ["artifact=x"]).evaluation.gate.in_force()
     named = {rule.metric for rule in rules.values() if rule.metric.startswith("conversation/")}
     assert named
     assert named <= {metric.name for metric in METRICS}
@@ -48,7 +49,7 @@ def test_the_gate_is_about_metrics_that_there_are() -> None:
 def test_rules_can_be_changed_and_taken_away_on_the_command_line() -> None:
     """By their names."""
     changed = ["evaluation.gate.rules.loss.demand=nothing", "evaluation.gate.rules.loops.margin=1"]
-    rules = load_evaluate_conf(["artifact=x", *changed]).evaluation.gate.in_force()
+    rules = load_conf(EvaluateConf, ["artifact=x", *changed]).evaluation.gate.in_force()
     assert "loss" not in rules
     assert rules["loops"].margin == 1
 
@@ -63,7 +64,7 @@ def test_rules_can_be_changed_and_taken_away_on_the_command_line() -> None:
 )
 def test_rules_can_be_added_on_the_command_line(added: list[str]) -> None:
     """Beside those of the file, and typed as they are."""
-    rules = load_evaluate_conf(["artifact=x", *added]).evaluation.gate.in_force()
+    rules = load_conf(EvaluateConf, ["artifact=x", *added]).evaluation.gate.in_force()
     assert rules["mine"] == RuleConf("conversation/rouge_l", margin=0.02)
     assert "loops" in rules
 
@@ -126,7 +127,7 @@ def test_what_is_named_for_a_suite_that_is_off(key: str, suite: str) -> None:
     told = refusal(f"evaluation.{key}", off)
     assert f"evaluation.{key}: is set, but the suite {suite} is off" in told
     assert f"fix: {on}" in told
-    load_evaluate_conf(["artifact=x", f"evaluation.{key}", on])
+    load_conf(EvaluateConf, ["artifact=x", f"evaluation.{key}", on])
 
 
 def test_composing_a_run_does_not_suggest_keys_of_an_evaluation() -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from medllm.config.compose import load_evaluate_conf
+from medllm.config.compose import load_conf
+from medllm.config.evaluation import EvaluateConf
 from medllm.config.evaluation.lexicon import LexiconConf
 from medllm.errors import ConfigError
 from tests.conf.groups import options
@@ -12,7 +13,7 @@ from tests.conf.test_evaluation import refusal
 @pytest.mark.parametrize("option", options("lexicon"))
 def test_composes(option: str) -> None:
     """Each lexicon lands under its name with a version and what it finds."""
-    conf = load_evaluate_conf(["artifact=x"]).lexicon[option]
+    conf = load_conf(EvaluateConf, ["artifact=x"]).lexicon[option]
     assert (conf.version >= 1, bool(conf.finds), bool(conf.patterns)) == (True, True, True)
 
 

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from medllm.config.card import CardConf
-from medllm.config.compose import load_create_review_conf, resolved
+from medllm.config.compose import load_conf, resolved
 from medllm.config.review import CreateReviewConf, ReviewConf, Scale
 from medllm.errors import ConfigError
 from tests.conf.groups import options
@@ -17,7 +17,7 @@ RATERS = "raters=[{id:dr_a,role:physician,qualified:true}]"
 
 def load(*overrides: str) -> CreateReviewConf:
     """A review with one rater, composed and checked."""
-    return load_create_review_conf(["artifact=outputs/run", "name=first", RATERS, *overrides])
+    return load_conf(CreateReviewConf, ["artifact=outputs/run", "name=first", RATERS, *overrides])
 
 
 def refusal(*overrides: str) -> str:
@@ -74,7 +74,7 @@ def test_refusals() -> None:
     assert "id=default: cannot name a rater" in refusal("raters=[{id:default,role:a}]")
     assert "review=experts: no such option" in refusal("review=experts")
     with pytest.raises(ConfigError, match="artifact: needs a value"):
-        load_create_review_conf(["name=first", RATERS])
+        load_conf(CreateReviewConf, ["name=first", RATERS])
 
 
 def test_a_card_is_filled_in_by_people() -> None:
@@ -90,5 +90,6 @@ def test_no_torch(tmp_path: Path) -> None:
     """A wrong key is answered before anything heavy is imported."""
     from tests.test_layers import loaded_by
 
-    code = f"from medllm.config.compose import load_create_review_conf as l; l(['artifact=x', 'name=y', {RATERS!r}])"
+    imported = "from medllm.config.compose import load_conf; from medllm.config.review import CreateReviewConf as C"
+    code = f"{imported}; load_conf(C, ['artifact=x', 'name=y', {RATERS!r}])"
     assert loaded_by(code, "torch", "transformers", "mlflow") == "[]"

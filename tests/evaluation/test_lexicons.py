@@ -4,12 +4,13 @@ import re
 
 import pytest
 
-from medllm.config.compose import load_evaluate_conf
+from medllm.config.compose import load_conf
+from medllm.config.evaluation import EvaluateConf
 from medllm.config.evaluation.lexicon import LexiconConf
 from medllm.evaluation.lexicons import Example, Lexicon, build_lexicons, load_examples, validate, validities
 from tests.conf.groups import options
 
-LEXICONS = build_lexicons(load_evaluate_conf(["artifact=x"]).lexicon)
+LEXICONS = build_lexicons(load_conf(EvaluateConf, ["artifact=x"]).lexicon)
 
 
 @pytest.mark.parametrize("name", options("lexicon"))

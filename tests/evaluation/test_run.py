@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from medllm.artifact import load_artifact
-from medllm.config.compose import load_evaluate_conf
-from medllm.config.evaluation import EvaluationConf
+from medllm.config.compose import load_conf
+from medllm.config.evaluation import EvaluateConf, EvaluationConf
 from medllm.config.evaluation.knowledge import KnowledgeConf
 from medllm.config.evaluation.rubric import RubricConf
 from medllm.errors import ArtifactError, DataError, DeviceMemoryError
@@ -32,7 +32,7 @@ SMALL = ["evaluation.max_new_tokens=6", "evaluation.use_cpu=true", "evaluation.g
 
 def conf_of(run: Path, *overrides: str) -> Any:
     """A quick evaluation of it, of its held-out conversations alone."""
-    return load_evaluate_conf([f"artifact={run}", "evaluation.safety.enabled=false", *SMALL, *overrides])
+    return load_conf(EvaluateConf, [f"artifact={run}", "evaluation.safety.enabled=false", *SMALL, *overrides])
 
 
 def logits(model: Any) -> torch.Tensor:

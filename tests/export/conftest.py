@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from medllm.config.compose import load_export_conf
+from medllm.config.compose import load_conf
+from medllm.config.export import ExportConf
 from medllm.export.write import export
 from tests.evaluation.conftest import train_tiny
 
@@ -14,7 +15,7 @@ SMALL = ["proof_prompts=2", "proof_tokens=4", "use_cpu=true", "tracking=none"]
 
 def conf_of(run: Path, *overrides: str) -> Any:
     """What is exported."""
-    return load_export_conf([f"artifact={run}", *SMALL, *overrides])
+    return load_conf(ExportConf, [f"artifact={run}", *SMALL, *overrides])
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,9 @@ import yaml
 
 from medllm.artifact import MANIFEST, load_artifact, sha256
 from medllm.card.facts import load_facts
-from medllm.card.licences import base_licence
 from medllm.card.write import write_cards
 from medllm.config.card import CardConf
-from medllm.config.compose import load_publish_conf
+from medllm.config.compose import load_conf
 from medllm.config.hub import repo_id_faults
 from medllm.config.publish import PublishConf, Risk
 from medllm.config.run import RunConf
@@ -28,6 +27,7 @@ from medllm.config.store import project_root
 from medllm.errors import ArtifactError, ConfigError, HubError
 from medllm.export.write import export
 from medllm.inference.load import open_artifact
+from medllm.licences import base_licence
 from medllm.publication import publish as publish_module
 from medllm.publication.checks import faults_before_training, obstacles
 from medllm.publication.publish import Publication, prepare, publish, publish_trained, show
@@ -69,7 +69,7 @@ def conf_of(run: Path, *overrides: str) -> PublishConf:
 
 
 # Composing takes half a second; nobody changes these.
-_conf = functools.cache(lambda *overrides: load_publish_conf(["artifact=.", "repo_id=clinic/demo", *overrides]))
+_conf = functools.cache(lambda *overrides: load_conf(PublishConf, ["artifact=.", "repo_id=clinic/demo", *overrides]))
 
 
 def prepared(run: Path, *overrides: str) -> Publication:
@@ -376,7 +376,7 @@ def test_a_run_uploads_by_the_same_way(hub: Hub, run: Path, capsys: pytest.Captu
 def test_a_typed_token_is_refused_and_not_repeated(override: str) -> None:
     """Wherever it is typed."""
     with pytest.raises(ConfigError, match="is no place for a credential") as caught:
-        load_publish_conf(["artifact=x", "repo_id=clinic/demo", override])
+        load_conf(PublishConf, ["artifact=x", "repo_id=clinic/demo", override])
     assert "x1y2" not in str(caught.value) and "HF_TOKEN" in str(caught.value)
 
 
@@ -385,7 +385,7 @@ def test_refusals() -> None:
 
     def told(*overrides: str) -> str:
         with pytest.raises(ConfigError) as caught:
-            load_publish_conf(["artifact=x", "repo_id=clinic/demo", *overrides])
+            load_conf(PublishConf, ["artifact=x", "repo_id=clinic/demo", *overrides])
         return str(caught.value)
 
     names = told("repo_id=demo", "revision=../x", "tag=v 1")

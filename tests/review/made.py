@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medllm.artifact import MANIFEST, seal, sha256
-from medllm.config.compose import load_create_review_conf, load_run_conf
+from medllm.config.compose import load_conf, load_run_conf
+from medllm.config.review import CreateReviewConf
 from medllm.review.create import create_review
 from medllm.review.plan import Review
 
@@ -76,7 +77,7 @@ def made_review(run: Path, *overrides: str, raters: str = RATERS) -> Review:
 
 # Composing takes half a second; nobody changes these.
 _run_conf = functools.cache(lambda *overrides: load_run_conf(list(overrides)))
-_create_conf = functools.cache(lambda *overrides: load_create_review_conf(["artifact=.", "name=first", *overrides]))
+_create_conf = functools.cache(lambda *overrides: load_conf(CreateReviewConf, ["artifact=.", "name=first", *overrides]))
 
 
 def filled(text: str, opinion: Callable[[dict[str, str]], dict[str, str]]) -> str:

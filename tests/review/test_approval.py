@@ -12,8 +12,8 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from medllm.config.compose import load_create_review_conf
-from medllm.config.review import ApprovalConf
+from medllm.config.compose import load_conf
+from medllm.config.review import ApprovalConf, CreateReviewConf
 from medllm.config.tracking import MlflowConf
 from medllm.errors import ArtifactError, ConfigError, ReviewError
 from medllm.review.approval import (
@@ -122,7 +122,7 @@ def test_approved(run: Path) -> None:
 
 def test_the_shipped_rules_are_lax_in_nothing() -> None:
     """Rules are compared with the schema's own, which are those of the rubric that is taken unless another is named."""
-    shipped = load_create_review_conf(["artifact=.", "name=first", RATERS]).review.approval
+    shipped = load_conf(CreateReviewConf, ["artifact=.", "name=first", RATERS]).review.approval
     assert shipped == ApprovalConf() and laxer_rules(shipped) == []
     assert laxer_rules(ApprovalConf(min_pairs=200, max_harm_fraction=0.05)) == [], "stricter is not laxer"
     assert laxer_rules(ApprovalConf(min_pairs=99, max_severe_fraction=0.5)) == [

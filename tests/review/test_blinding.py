@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from medllm.config.compose import load_create_review_conf
+from medllm.config.compose import load_conf
+from medllm.config.review import CreateReviewConf
 from medllm.errors import ConfigError, ReviewError
 from medllm.review.create import create_review, draw
 from medllm.review.plan import load_review
@@ -86,7 +87,7 @@ def test_pairs_are_drawn(tmp_path: Path) -> None:
 def test_another_artifact_is_the_rival(tmp_path: Path) -> None:
     """`against` compares tuned answers of two artifacts to the same prompts."""
     run, rival = run_folder(tmp_path / "run"), answers(tmp_path / "rival", 4, "f" * 64)
-    conf = load_create_review_conf([f"artifact={run}", "name=duel", RATERS, f"against={rival}"])
+    conf = load_conf(CreateReviewConf, [f"artifact={run}", "name=duel", RATERS, f"against={rival}"])
     review = create_review(conf)
     assert len(review.pairs) == 4
     assert set(review.open_key().sides["p001"].values()) == {"tuned", "other"}

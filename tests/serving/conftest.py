@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 
 from medllm.chat.speaker import Speaker
-from medllm.config.compose import load_serve_conf
+from medllm.config.compose import load_conf
 from medllm.config.serve import ServeConf
 from medllm.inference.load import open_artifact
 from medllm.serving.batcher import Batcher
@@ -25,7 +25,7 @@ OWN = ["use_cpu=true", "tracking=none", "web=false", "port=0", "generation.repet
 
 def conf_of(artifact: Path, *overrides: str) -> ServeConf:
     """A server's configuration."""
-    return load_serve_conf([f"artifact={artifact}", *OWN, *overrides])
+    return load_conf(ServeConf, [f"artifact={artifact}", *OWN, *overrides])
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from medllm.config.compose import load_run_conf
+from medllm.config.export import ExportConf
 from medllm.config.model import WheelModelConf
 from medllm.errors import ModelError
 from medllm.models.wheel import prepare
@@ -66,7 +67,7 @@ def test_the_notebook_on_the_cpu(bundled: Path, train: Callable[..., Any], tmp_p
 
 def test_every_form_of_the_demo(bundled: Path, train: Callable[..., Any], tmp_path: Path) -> None:
     """A real tokenizer and real weights become GGUF and MLflow's form; each loaded again expects what the artifact does."""
-    from medllm.config.compose import load_export_conf
+    from medllm.config.compose import load_conf
     from medllm.export.write import export
 
     arguments = ["experiment=demo", "trainer.max_steps=2", "trainer.eval_strategy=no", "generation.sample_prompts=[]"]
@@ -74,7 +75,9 @@ def test_every_form_of_the_demo(bundled: Path, train: Callable[..., Any], tmp_pa
     assert done.returncode == 0, done.stderr
     forms = "formats=[gguf_f16,gguf_q8_0,mlflow]"
     small = ("proof_prompts=2", "proof_tokens=8", "use_cpu=true", "tracking=none")
-    found = export(load_export_conf(["artifact=run", forms, *small]), tmp_path / "run" / "artifact", tmp_path / "out")
+    found = export(
+        load_conf(ExportConf, ["artifact=run", forms, *small]), tmp_path / "run" / "artifact", tmp_path / "out"
+    )
     for _, proof in found.values():
         assert proof is not None and proof.kl_mean < 0.01 and proof.same_next > 0.9 * proof.positions
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(found)

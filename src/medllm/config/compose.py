@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -23,6 +23,8 @@ from medllm.config.serve import ServeConf
 from medllm.config.store import SCHEMAS, project_root
 from medllm.config.validate import added_whole, explain, part_faults, to_conf, to_run_conf
 from medllm.errors import ConfigError, Fault
+
+Root = TypeVar("Root", bound=Conf)
 
 # What each file at the head of `conf/` composes.
 ROOTS: dict[str, type] = {
@@ -75,64 +77,19 @@ def load_run_conf(overrides: list[str], config_dir: Path | None = None) -> RunCo
     return to_run_conf(compose_config(overrides, config_dir))
 
 
-def load_evaluate_conf(overrides: list[str], config_dir: Path | None = None) -> EvaluateConf:
-    """What `python scripts/evaluate.py` is to do, composed and checked.
+def load_conf(root: type[Root], overrides: list[str], config_dir: Path | None = None) -> Root:
+    """What a script is to do, composed and checked.
+
+    Args:
+        root: Of `ROOTS`.
+        overrides: As its command line has them.
+        config_dir: Instead of `conf/`.
 
     Raises:
         ConfigError: with every fault found.
     """
-    config = compose_config(overrides, config_dir, config_name="evaluate")
-    return to_conf(config, EvaluateConf, EvaluateConf)
-
-
-def load_create_review_conf(overrides: list[str], config_dir: Path | None = None) -> CreateReviewConf:
-    """What `python scripts/review.py create` is to make, composed and checked.
-
-    Raises:
-        ConfigError: with every fault found.
-    """
-    config = compose_config(overrides, config_dir, config_name="review")
-    return to_conf(config, CreateReviewConf, CreateReviewConf)
-
-
-def load_chat_conf(overrides: list[str], config_dir: Path | None = None) -> ChatConf:
-    """What `python scripts/chat.py` is to do, composed and checked.
-
-    Raises:
-        ConfigError: with every fault found.
-    """
-    config = compose_config(overrides, config_dir, config_name="chat")
-    return to_conf(config, ChatConf, ChatConf)
-
-
-def load_export_conf(overrides: list[str], config_dir: Path | None = None) -> ExportConf:
-    """What `python scripts/export.py` is to make, composed and checked.
-
-    Raises:
-        ConfigError: with every fault found.
-    """
-    config = compose_config(overrides, config_dir, config_name="export")
-    return to_conf(config, ExportConf, ExportConf)
-
-
-def load_serve_conf(overrides: list[str], config_dir: Path | None = None) -> ServeConf:
-    """What `python scripts/serve.py` is to serve, composed and checked.
-
-    Raises:
-        ConfigError: with every fault found.
-    """
-    config = compose_config(overrides, config_dir, config_name="serve")
-    return to_conf(config, ServeConf, ServeConf)
-
-
-def load_publish_conf(overrides: list[str], config_dir: Path | None = None) -> PublishConf:
-    """What `python scripts/publish.py` is to put on the hub, composed and checked.
-
-    Raises:
-        ConfigError: with every fault found.
-    """
-    config = compose_config(overrides, config_dir, config_name="publish")
-    return to_conf(config, PublishConf, PublishConf)
+    name = next(name for name, schema in ROOTS.items() if schema is root)
+    return to_conf(compose_config(overrides, config_dir, config_name=name), root, root)
 
 
 def resolved(conf: Conf) -> dict[str, Any]:

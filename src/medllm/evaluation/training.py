@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from medllm.config.compose import load_evaluate_conf
-from medllm.config.evaluation import suite_names
+from medllm.config.compose import load_conf
+from medllm.config.evaluation import EvaluateConf, suite_names
 from medllm.config.run import RunConf
 from medllm.config.trainer import LOSS
 from medllm.config.validate import nearest
@@ -68,7 +68,7 @@ def build_training_suites(conf: RunConf, renderer: Renderer, fingerprint: str, r
     Raises:
         ConfigError: if the objective is no metric of these suites or not shown by the items drawn, or a suite cannot be built.
     """
-    wanted = load_evaluate_conf(["artifact=training", "evaluation=quick"])
+    wanted = load_conf(EvaluateConf, ["artifact=training", "evaluation=quick"])
     evaluation = wanted.evaluation
     for name in suite_names():
         node = getattr(evaluation, name)

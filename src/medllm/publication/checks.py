@@ -12,7 +12,6 @@ from pathlib import Path
 
 from medllm.cache import cache_dir
 from medllm.card.facts import CARD, Facts
-from medllm.card.licences import Licence, base_licence, is_lawful_name
 from medllm.card.write import card_texts
 from medllm.config.credentials import HUB_TOKEN
 from medllm.config.data import sources_of
@@ -22,6 +21,7 @@ from medllm.config.run import RunConf
 from medllm.config.store import project_root, rooted
 from medllm.errors import Fault, HubError
 from medllm.hub import HubFile, hub_token
+from medllm.licences import Licence, base_licence, is_lawful_name
 from medllm.publication.files import LICENSE, WEIGHTS, has_local_base
 
 # By name of an environment variable: its value must stand in no file. Shorter ones are words.
