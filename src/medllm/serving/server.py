@@ -11,6 +11,7 @@ from medllm.artifact import Artifact
 from medllm.chat.speaker import Speaker
 from medllm.chat.terminal import answering
 from medllm.config.serve import ServeConf
+from medllm.config.tracking import MlflowConf
 from medllm.console import say
 from medllm.errors import ConfigError, Fault
 from medllm.inference.load import open_artifact
@@ -42,6 +43,8 @@ def check_door(conf: ServeConf) -> str:
         except ImportError:
             fix = "pip install 'medllm[ui]', or web=false for the API alone"
             faults.append(Fault("web", "needs gradio, which is not installed", "true", fix=fix))
+    if conf.feedback and not isinstance(conf.tracking, MlflowConf):
+        faults.append(Fault("feedback", "is recorded in MLflow, and there is no store", "true", fix="tracking=mlflow"))
     if faults:
         raise ConfigError(faults)
     return token
