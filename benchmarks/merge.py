@@ -1,7 +1,10 @@
-"""Memory of a merge against the largest file of its base: `python -m benchmarks.merge [--layers 32] [--file-gb 5] [--out FOLDER]`.
+"""Memory of a merge against the largest file of its base: `python -m benchmarks.merge`.
 
-A base of Llama 3 8B's shapes with random weights in bfloat16 is written in files of at most so many gigabytes, beside it a LoRA of
-rank 16 on all seven projections, trained as if on NF4. Then a process of its own merges them. 32 GB of disk for 32 layers.
+    --layers 32     of Llama 3 8B's shapes, with random weights in bfloat16; 32 GB of disk for 32 of them
+    --file-gb 5     largest file of the base
+    --out FOLDER    on a disk with room
+
+Beside the base a LoRA of rank 16 on all seven projections, as if trained on NF4. A process of its own merges them.
 
     libraries      resident before the merge
     peak           resident at most, pages of files that are being read included

@@ -1,5 +1,6 @@
 """The command for vLLM: of what it can put beside a base, and of what it cannot."""
 
+import itertools
 import json
 import shlex
 from pathlib import Path
@@ -16,7 +17,7 @@ def test_an_adapter_stands_beside_its_base(trained: Path) -> None:
     folder = trained / "artifact"
     words = shlex.split(fleet_command(load_artifact(folder)))
     assert words[:2] == ["vllm", "serve"]
-    given = dict(zip(words, words[1:], strict=False))
+    given = dict(itertools.pairwise(words))
     rank = json.loads((folder / "adapter_config.json").read_text())["r"]
     assert int(given["--max-lora-rank"]) >= rank
     assert given["--lora-modules"].endswith(f"={folder}")
