@@ -1,4 +1,6 @@
-"""Recall and false alarms of the guard: `python benchmarks/guard.py FOLDER [--model ARTIFACT_OR_BASE] [--half test]`.
+"""Recall and false alarms of the guard: `python benchmarks/guard.py FOLDER [--model RUN] [--half test]`.
+
+By default the red flags alone; with a run's artifact its urgency as well, as chat and server ask for it.
 
 FOLDER holds `safety_triage_clinicaflow.jsonl`, `safety_vignettes_avey.jsonl` and `safety_medsafetybench.jsonl`; those that are
 missing are left out. The project's own vignettes and bundled dialogues come with it. What is counted:
@@ -25,10 +27,11 @@ from scipy.stats import binomtest
 from medllm.config.guard import RedFlagGuardConf
 from medllm.conversation import Conversation, Message
 from medllm.evaluation.refusal import refuses
-from medllm.guard.guard import Guard, build_guard
+from medllm.guard.guard import Guard, NoGuard, build_guard
 from medllm.guard.urgency import Urgency
 
 ROOT = Path(__file__).parents[1]
+BATCH = 8
 
 # What Avey's diagnoses mean for somebody at home; others are left out.
 EMERGENCIES = frozenset(
@@ -197,9 +200,16 @@ def share(hits: int, count: int) -> str:
     return f"{hits / count:.2f} [{interval.low:.2f}-{interval.high:.2f}] of {count}"
 
 
-def measure(guard: Guard, cases: Sequence[Case]) -> list[tuple[Case, Urgency, list[str]]]:
-    """Cases with their urgency and the groups that were flagged as D."""
-    verdicts = guard.screen_all([case.conversation for case in cases])
+def measure(guard: NoGuard, cases: Sequence[Case]) -> list[tuple[Case, Urgency, list[str]]]:
+    """Cases with their urgency and the groups that were flagged as D; those of similar length share a batch."""
+    order = sorted(range(len(cases)), key=lambda i: sum(map(len, cases[i].messages)))
+    found = {}
+    for start in range(0, len(order), BATCH):
+        batch = order[start : start + BATCH]
+        found |= dict(zip(batch, guard.screen_all([cases[i].conversation for i in batch]), strict=True))
+        print(f"\r{min(start + BATCH, len(order))} of {len(order)}", end="", file=sys.stderr)
+    print(file=sys.stderr)
+    verdicts = [found[i] for i in range(len(cases))]
     return [
         (case, v.urgency, [flag.group for flag in v.flags if flag.urgency is Urgency.D])
         for case, v in zip(cases, verdicts, strict=True)
@@ -228,14 +238,27 @@ def print_refusals(folder: Path) -> None:
     print(f"refusals found among doctors' answers {share(sum(map(refuses, plain)), len(plain))}")
 
 
+def guard_of(run: str) -> NoGuard:
+    """The guard that stands before this artifact in chat."""
+    from medllm.chat.speaker import Speaker
+    from medllm.config.chat import ChatConf
+    from medllm.config.compose import load_conf
+    from medllm.inference.load import open_artifact
+    from medllm.locate import find_artifact
+
+    conf = load_conf(ChatConf, [f"artifact={run}", "tracking=none"])
+    return Speaker(conf, open_artifact(find_artifact(conf.artifact, conf.tracking))).guard
+
+
 def main(arguments: list[str]) -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the test sets")
     parser.add_argument("--half", default="test", choices=["development", "test", "both"])
     parser.add_argument("--misses", action="store_true", help="print what was missed and what was a false alarm")
+    parser.add_argument("--model", help="a run's folder, whose tuned model is asked too")
     options = parser.parse_args(arguments)
-    guard = build_guard(RedFlagGuardConf(model_urgency=False))
+    guard = build_guard(RedFlagGuardConf(model_urgency=False)) if options.model is None else guard_of(options.model)
     assert isinstance(guard, Guard)
     cases = [case for case in load_cases(options.folder) if options.half in (case.half, "both")]
     measured = measure(guard, cases)
