@@ -158,3 +158,30 @@ def test_it_ends_where_somebody_asked() -> None:
     run(batch)
     assert (ended.finish_reason, len(ended.ids)) == (CANCELLED, 2)
     assert (other.finish_reason, len(other.ids)) == (LENGTH, 10)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_too_neighbours_change_nothing() -> None:
+    """Drawn by chance as well: numbers are drawn where the scores are."""
+    model, renderer = build("default")
+    model.eval().to("cuda")
+    conf = GenerationConf(max_new_tokens=16, do_sample=True, temperature=0.9, system_prompt=None)
+    alone = []
+    for question in QUESTIONS:
+        one = reply(renderer, question, conf, seed=3)[0]
+        batch = ContinuousBatch(model, tuned=True)
+        batch.join([one])
+        run(batch)
+        alone.append(one.ids)
+    batch, together = ContinuousBatch(model, tuned=True), [reply(renderer, q, conf, seed=3)[0] for q in QUESTIONS]
+    for one in together:
+        batch.join([one])
+        batch.step()
+    run(batch)
+    assert [one.ids for one in together] == alone
+    greedy = GenerationConf(max_new_tokens=16, system_prompt=None)
+    expected = [generate(model, renderer, [ask(question)], greedy)[0].text for question in QUESTIONS]
+    replies = [reply(renderer, question, greedy)[0] for question in QUESTIONS]
+    batch.join(replies)
+    run(batch)
+    assert [one.text for one in replies] == expected
