@@ -15,7 +15,8 @@ import pytest
 from medllm.config.generation import GenerationConf
 from medllm.errors import ConfigError
 from medllm.inference.generate import ask, generate
-from medllm.inference.stream import ContinuousBatch
+from medllm.inference.stream import ContinuousBatch, Reply
+from medllm.serving import api
 from medllm.serving.server import TOKEN, check_door, listen
 from tests.serving.conftest import Served, conf_of, running, speaking
 
@@ -47,14 +48,14 @@ def test_answers_are_the_models_whole_or_in_pieces(serve: Callable[..., Served])
     speaker = served.serving.speaker
     with speaker.side(tuned=True) as model:
         (expected,) = generate(model, speaker.renderer, [ask("I cough")], speaker.generation)
-    api = client(served)
-    whole = api.chat.completions.create(model=served.model, messages=user("I cough"))
+    official = client(served)
+    whole = official.chat.completions.create(model=served.model, messages=user("I cough"))
     assert whole.choices[0].message.content == expected.text != ""
     assert whole.choices[0].finish_reason == ("stop" if expected.finished else "length")
     assert whole.usage is not None
     assert whole.usage.prompt_tokens == len(speaker.renderer.render_prompt(ask("I cough")))
     assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
-    stream = api.chat.completions.create(
+    stream = official.chat.completions.create(
         model=served.model, messages=user("I cough"), stream=True, stream_options={"include_usage": True}
     )
     chunks = list(stream)
@@ -68,19 +69,19 @@ def test_answers_are_the_models_whole_or_in_pieces(serve: Callable[..., Served])
 def test_the_guard_stands_before_and_after(serve: Callable[..., Served]) -> None:
     """In both forms alike, with what it found for programs; and its own texts are no part of what the model reads later."""
     served = serve("guard=rules_only", "guard.emergency_number=112", "generation.max_new_tokens=6")
-    api = client(served)
-    whole = api.chat.completions.create(model=served.model, messages=user(CHEST))
+    official = client(served)
+    whole = official.chat.completions.create(model=served.model, messages=user(CHEST))
     text = whole.choices[0].message.content or ""
     assert text.startswith("This may be an emergency. Call 112 now")
     assert text.endswith("this does not replace a doctor who knows you.")
     said = whole.model_extra["medllm"]  # type: ignore[index]
     assert said["emergency"] is True and said["urgency"] == "D" and "acs" in said["flags"]
     assert {"urgency", "disclaimer"} <= set(said["notes"])
-    chunks = list(api.chat.completions.create(model=served.model, messages=user(CHEST), stream=True))
+    chunks = list(official.chat.completions.create(model=served.model, messages=user(CHEST), stream=True))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
     assert chunks[0].model_extra["medllm"]["emergency"] is True  # type: ignore[index]
     own = whole.choices[0].message.content
-    again = api.chat.completions.create(
+    again = official.chat.completions.create(
         model=served.model, messages=[*user(CHEST), {"role": "assistant", "content": own}, *user("and now?")]
     )
     first = served.serving.speaker.renderer.tokenizer(text, add_special_tokens=False).input_ids
@@ -91,13 +92,13 @@ def test_the_guard_stands_before_and_after(serve: Callable[..., Served]) -> None
 def test_base_and_tuned_are_two_models(serve: Callable[..., Served]) -> None:
     """Asked together, each answers as alone; without `compare` there is one."""
     served = serve("guard=none", "generation.max_new_tokens=8")
-    api = client(served)
-    names = [model.id for model in api.models.list()]
+    official = client(served)
+    names = [model.id for model in official.models.list()]
     assert names[0] == served.model and len(names) == 2
-    assert api.models.retrieve(names[1]).id == names[1]
+    assert official.models.retrieve(names[1]).id == names[1]
 
     def answer(name: str) -> str | None:
-        return api.chat.completions.create(model=name, messages=user("My head hurts")).choices[0].message.content
+        return official.chat.completions.create(model=name, messages=user("My head hurts")).choices[0].message.content
 
     alone = [answer(name) for name in names]
     with ThreadPoolExecutor(6) as pool:
@@ -111,10 +112,10 @@ def test_base_and_tuned_are_two_models(serve: Callable[..., Served]) -> None:
 def test_sampling_follows_the_request(serve: Callable[..., Served]) -> None:
     """A seed repeats, a temperature of zero takes the likeliest, stop texts and lengths hold."""
     served = serve("guard=none", "generation.max_new_tokens=12")
-    api = client(served)
+    official = client(served)
 
     def answer(**kwargs: Any) -> Any:
-        return api.chat.completions.create(model=served.model, messages=user("I cough"), **kwargs).choices[0]
+        return official.chat.completions.create(model=served.model, messages=user("I cough"), **kwargs).choices[0]
 
     drawn = [answer(temperature=1.5, seed=seed).message.content for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -152,6 +153,14 @@ def test_sampling_follows_the_request(serve: Callable[..., Served]) -> None:
         ({"temperature": "hot"}, 400, "temperature"),
         ({"temperature": float("nan")}, 400, "temperature"),
         ({"top_p": 2}, 400, "top_p"),
+        ({"top_p": 0}, 400, "top_p"),
+        ({"messages": [{"role": ["user"], "content": "hi"}]}, 400, "messages[0]"),
+        ({"messages": [{"role": {}, "content": "hi"}]}, 400, "messages[0]"),
+        ({"messages": [{"role": "user", "content": "hi", "tool_calls": []}]}, 400, "messages[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, 400, "messages[0]"),
+        ({"messages": [{"role": "user", "content": "hi"}] * 513}, 400, "messages"),
+        ({"stream_options": {"foo": 1}}, 400, "stream"),
+        ({"I have \ud800 HIV": 1}, 400, "I have \\ud800 HIV"),
         ({"seed": "x"}, 400, "seed"),
         ({"stop": ["a", "b", "c", "d", "e"]}, 400, "stop"),
         ({"stop": [""]}, 400, "stop"),
@@ -295,7 +304,16 @@ def test_a_token_is_needed_where_one_is_set(serve: Callable[..., Served]) -> Non
     assert connection.getresponse().status == 200
 
 
-@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Origin": "null"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Host": "[::1"},
+        {"Origin": "http://["},
+    ],
+)
 def test_other_pages_do_not_come_in(shared: Served, headers: dict[str, str]) -> None:
     """Neither with a name that points here nor with requests of their own."""
     body = json.dumps({"model": shared.model, "messages": user("hi")}).encode()
@@ -349,3 +367,132 @@ def test_defaults_are_the_artifacts(trained: Path) -> None:
         assert isinstance(own, GenerationConf)
         assert speaker.generation.max_new_tokens == own.max_new_tokens
         assert speaker.generation.repetition_penalty == 5
+
+
+@pytest.mark.parametrize("temperature", [1, 2, 1.0, 5e-324, 1e-40, 0])
+def test_every_temperature_is_taken(shared: Served, temperature: float) -> None:
+    """Whole numbers, as JavaScript writes them, and those that nothing could be divided by."""
+    body = {"model": shared.model, "messages": user("I cough"), "temperature": temperature, "seed": 1}
+    status, answer = post(shared, json.dumps(body).encode())
+    assert status == 200, answer
+
+
+def test_what_fails_in_one_answer_is_no_others_fault(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share every step, and end as they would have."""
+    served = serve("guard=none", "generation.max_new_tokens=30", "max_tokens=200")
+    alone = client(served).chat.completions.create(model=served.model, messages=user("My head hurts"))
+    take = Reply.take
+
+    def broken(reply: Reply, scores: Any) -> None:
+        if len(reply.ids) == 3 and reply._seed == 7:
+            raise ValueError("this one alone")
+        take(reply, scores)
+
+    monkeypatch.setattr(Reply, "take", broken)
+
+    def answer(seed: int) -> str | None:
+        try:
+            done = client(served).chat.completions.create(model=served.model, messages=user("My head hurts"), seed=seed)
+        except openai.InternalServerError as error:
+            return str(error.status_code)
+        return done.choices[0].message.content
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(answer, [1, 7, 2, 7]))
+    assert found == [alone.choices[0].message.content, "503", alone.choices[0].message.content, "503"]
+
+
+def test_a_conversation_of_many_turns_holds_nobody_up(serve: Callable[..., Served]) -> None:
+    """What cannot fit is not rendered to find that out."""
+    served = serve("guard=rules_only", "generation.max_new_tokens=4")
+    turns: list[Any] = [{"role": role, "content": f"turn {i}"} for i in range(250) for role in ("user", "assistant")]
+    rendered: list[int] = []
+    renderer = served.serving.speaker.renderer
+    original = renderer.render_prompt
+
+    def counting(conversation: Any) -> Any:
+        rendered.append(len(conversation.messages))
+        return original(conversation)
+
+    renderer.render_prompt = counting  # type: ignore[method-assign]
+    answer = client(served).chat.completions.create(model=served.model, messages=[*turns, *user("and now?")])
+    assert answer.usage is not None and answer.usage.prompt_tokens > 0
+    assert len(rendered) <= 6 and max(rendered) <= 102
+
+
+def test_a_token_is_read_as_bearer_tokens_are(serve: Callable[..., Served]) -> None:
+    """The scheme in any case, and never without one."""
+    served = serve("guard=none", token=TOKEN_VALUE)
+
+    def status(authorization: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", served.port)
+        connection.request("GET", "/v1/models", headers={"Authorization": authorization})
+        return connection.getresponse().status
+
+    found = [status(f"{scheme}{TOKEN_VALUE}") for scheme in ("Bearer ", "bearer ", "BEARER  ", "", "Basic ")]
+    assert found == [200, 200, 200, 401, 401]
+
+
+def test_a_proxy_on_this_machine_may_have_a_name(serve: Callable[..., Served]) -> None:
+    """The name is allowed as host and as origin; others are not."""
+    served = serve("guard=none", "allowed_hosts=[chat.example.org]", "generation.max_new_tokens=2")
+    body = json.dumps({"model": served.model, "messages": user("hi")}).encode()
+    for headers in (
+        {"Host": "Chat.example.org", "Origin": "https://chat.example.org"},
+        {"Origin": "https://chat.example.org"},
+        {"Origin": f"http://LOCALHOST:{served.port}", "Host": f"localhost:{served.port}"},
+    ):
+        assert post(served, body, headers)[0] == 200
+    assert post(served, body, {"Host": "other.example.org"})[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/chat/completions", 405),
+        ("PUT", "/v1/chat/completions", 405),
+        ("POST", "/v1/models", 405),
+        ("POST", "/v1/completions", 404),
+        ("GET", "/openapi.json", 404),
+        ("POST", "/gradio_api/upload", 403),
+    ],
+)
+def test_other_paths_and_methods_are_told_so(shared: Served, method: str, path: str, status: int) -> None:
+    """In OpenAI's shape."""
+    connection = http.client.HTTPConnection("127.0.0.1", shared.port)
+    connection.request(method, path)
+    response = connection.getresponse()
+    assert response.status == status and json.loads(response.read())["error"]["message"]
+
+
+def test_who_sends_too_slowly_is_let_go(serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a body and nothing more."""
+    monkeypatch.setattr(api, "READ_SECONDS", 0.3)
+    served = serve("guard=none")
+    with socket.create_connection(("127.0.0.1", served.port)) as connection:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nContent-Length: 100\r\n\r\n"
+        connection.sendall(head.encode() + b"{")
+        connection.settimeout(10)
+        assert b"408" in connection.recv(4096)
+
+
+def test_a_server_that_goes_down_tells_everybody(serve: Callable[..., Served]) -> None:
+    """Those who wait at once, those under way after their grace; nobody is left without an answer."""
+    served = serve("guard=none", "max_batch=1", "generation.max_new_tokens=400", "max_tokens=400")
+
+    def answer(i: int) -> int:
+        try:
+            client(served).chat.completions.create(model=served.model, messages=user(f"I cough {i}"))
+        except openai.APIStatusError as error:
+            return error.status_code
+        return 200
+
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(answer, i) for i in range(4)]
+        while not served.serving._running or len(served.serving._waiting) < 3:
+            time.sleep(0.01)
+        served.serving.retire(0.2)
+        assert [one.result(20) for one in asked] == [503] * 4
+    assert answer(9) == 503

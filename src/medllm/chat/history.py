@@ -10,6 +10,7 @@ from medllm.conversation import Conversation, Message, Renderer
 from medllm.errors import ChatError
 
 FORMAT = 1
+MOST_TURNS = 50
 
 
 @dataclass
@@ -96,6 +97,8 @@ def _fault(said: Any) -> str:
 def fitting(conversation: Conversation, renderer: Renderer, room: int) -> tuple[Conversation, int]:
     """The conversation with its oldest turns left out, whole ones only, so that its prompt has at most `room` tokens.
 
+    Of more than `MOST_TURNS` the newest are read, whatever their length.
+
     Args:
         conversation: Ends with a user message.
         renderer: Of the model.
@@ -110,12 +113,19 @@ def fitting(conversation: Conversation, renderer: Renderer, room: int) -> tuple[
     messages = conversation.messages
     system = messages[:1] if messages[0].role == "system" else ()
     turns = messages[len(system) :]
-    for start in range(0, len(turns), 2):
+    first = max(0, (len(turns) // 2 - MOST_TURNS) * 2)
+    counts = [len(renderer.tokenizer(turn.content, add_special_tokens=False).input_ids) for turn in turns[first:]]
+    around = 0.0  # tokens of the template to a message, once they have been seen
+    for start in range(first, len(turns), 2):
+        rest = counts[start - first :]
+        if start + 1 < len(turns) and sum(rest) + around * len(rest) > room:
+            continue  # rendering what cannot fit takes long
         kept = Conversation((*system, *turns[start:]), conversation.id)
         length = len(renderer.render_prompt(kept))
         if length <= room:
             return kept, start // 2
+        around = (length - sum(rest)) / (len(rest) + 1)
     raise ChatError(
         f"the message has {length:,} tokens with what stands around it; the model reads {room:,} in front of an answer\n"
-        "    fix: a shorter message, or a smaller generation.max_new_tokens"
+        "    fix: a shorter message, or a shorter answer (max_new_tokens)"
     )

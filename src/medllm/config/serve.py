@@ -1,6 +1,6 @@
 """Schema of `scripts/serve.py`: where an artifact is served, to whom, and how much at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from medllm.config.chat import TalkConf
 from medllm.config.conf import ranged
@@ -12,6 +12,7 @@ class ServeConf(TalkConf):
 
     Attributes:
         host: Address to listen at. Beyond this machine, a token in MEDLLM_SERVE_TOKEN is needed.
+        allowed_hosts: Names by which a proxy on this machine is called, as `chat.example.org`; else only localhost is one.
         port: 0 takes a free one.
         web: Whether there is a page to chat on beside the API.
         compare: Whether the base is there too, beside the tuned model, where both are one model in memory.
@@ -24,6 +25,7 @@ class ServeConf(TalkConf):
     """
 
     host: str = "127.0.0.1"
+    allowed_hosts: list[str] = field(default_factory=list)
     port: int = ranged(8000, ge=0, le=65535)
     web: bool = True
     compare: bool = True

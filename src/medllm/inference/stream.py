@@ -18,7 +18,7 @@ from medllm.conversation import Conversation, Renderer
 from medllm.inference.generate import Answer
 from medllm.models.adapter import undressed
 
-STOP, LENGTH, CANCELLED = "stop", "length", "cancelled"
+STOP, LENGTH, CANCELLED, FAILED = "stop", "length", "cancelled", "failed"
 
 
 class Reply:
@@ -36,7 +36,8 @@ class Reply:
     Attributes:
         prompt: Ids in front of it.
         ids: Ids of it, the end of its turn included.
-        finish_reason: `stop`, `length` or `cancelled`; empty as long as it goes on.
+        finish_reason: `stop`, `length`, `cancelled` or `failed`; empty as long as it goes on.
+        error: Why it failed.
         text: What was handed to `on_text`.
     """
 
@@ -53,6 +54,7 @@ class Reply:
         self.prompt: list[int] = renderer.render_prompt(conversation)
         self.ids: list[int] = []
         self.finish_reason = ""
+        self.error: Exception | None = None
         self.text = ""
         self._renderer, self._conf, self._on_text, self._stopped, self._stop = renderer, conf, on_text, stopped, stop
         self._processors = _processors(conf)
@@ -176,7 +178,12 @@ class ContinuousBatch:
 
     def _choose(self, replies: Sequence[Reply], scores: torch.Tensor) -> None:
         for reply, row in zip(replies, scores, strict=True):
-            reply.take(row)
+            try:
+                reply.take(row)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # of this reply's wishes: the others share the step, and not its fault
+                reply.finish_reason, reply.error = FAILED, error
         going = [i for i, reply in enumerate(self.replies) if not reply.finish_reason]
         if len(going) < len(self.replies):
             self.replies = [self.replies[i] for i in going]
@@ -245,4 +252,6 @@ def stream(
     batch.join([reply])
     while batch.replies:
         batch.step()
+    if reply.error is not None:
+        raise reply.error
     return Answer(conversation.messages[-1].content, reply.text, reply.finish_reason == STOP)

@@ -9,7 +9,7 @@ import hmac
 import ipaddress
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,13 +17,25 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from medllm.config.serve import ServeConf
 from medllm.deposit import base_name
 from medllm.review.approval import review_status
 from medllm.serving import batcher
-from medllm.serving.batcher import Batcher, BusyError, ClosedError, Done, Event, Failed, Piece, Screened, events_of
+from medllm.serving.batcher import (
+    Batcher,
+    BusyError,
+    ClosedError,
+    Done,
+    Event,
+    Failed,
+    Piece,
+    Screened,
+    events_of,
+    told,
+)
 from medllm.serving.protocol import RequestError, Writer, event_of, read
 
 # What a token protects; /health tells nothing but that somebody is there.
@@ -35,6 +47,9 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+# For each piece of a body; a proxy in front guards against those who take as long for the head.
+READ_SECONDS = 15
 STATUS = {"refused": 400, "timeout": 504, "failed": 503}
 
 
@@ -56,11 +71,13 @@ class Doorman:
         app: What is behind it.
         token: To be shown by all who ask for something protected; empty for none.
         local: Whether only this machine should come here.
+        hosts: Names of a proxy on this machine.
         max_bytes: Largest body.
     """
 
-    def __init__(self, app: ASGIApp, token: str, *, local: bool, max_bytes: int):
+    def __init__(self, app: ASGIApp, token: str, *, local: bool, hosts: Sequence[str], max_bytes: int):
         self._app, self._token, self._local, self._max_bytes = app, token, local, max_bytes
+        self._hosts = {name.lower() for name in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets a request in, or answers it at the door."""
@@ -72,12 +89,16 @@ class Doorman:
         if error is not None:
             await JSONResponse(error.body, error.status, headers=_headers(error))(scope, receive, send)
             return
-        seen = 0
+        seen, whole = 0, False
 
         async def counted() -> Any:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, whole
+            try:
+                message = await asyncio.wait_for(receive(), None if whole else READ_SECONDS)
+            except TimeoutError:
+                raise RequestError(408, f"nothing came for {READ_SECONDS} seconds", code="too_slow") from None
             seen += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             if seen > self._max_bytes:
                 raise self._too_large()
             return message
@@ -89,18 +110,30 @@ class Doorman:
                     there.setdefault(name, value)
             await send(message)
 
-        await self._app(scope, counted, closed)
+        try:
+            await self._app(scope, counted, closed)
+        except ClientDisconnect:
+            pass
+        except Exception as failure:  # it has been answered; its message may quote what people wrote
+            told(failure)
 
     def _error(self, path: str, headers: dict[str, str]) -> RequestError | None:
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-        if self._local and not is_loopback(host):
-            return RequestError(403, f"this server is localhost and not {host!r}"[:200], code="host_not_allowed")
+        host = headers.get("host", "").lower()
+        named = _hostname(host)
+        if self._local and not is_loopback(named) and named not in self._hosts:
+            message = f"this server is localhost and not {named!a}; allowed_hosts names others"
+            return RequestError(403, message[:200], code="host_not_allowed")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-            return RequestError(403, "requests of other pages are not answered", code="origin_not_allowed")
+        if origin is not None:
+            place = origin.lower().partition("://")[2]
+            if not place or (place != host and _hostname(place) not in self._hosts):
+                return RequestError(403, "requests of other pages are not answered", code="origin_not_allowed")
+        if path.startswith("/gradio_api/upload"):
+            return RequestError(403, "nothing can be uploaded here", code="no_uploads")
         if self._token and path.startswith(PROTECTED):
-            shown = headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(shown.encode("latin-1"), self._token.encode()):
+            scheme, _, shown = headers.get("authorization", "").partition(" ")
+            is_right = hmac.compare_digest(shown.strip().encode("latin-1"), self._token.encode())
+            if scheme.lower() != "bearer" or not is_right:
                 return RequestError(
                     401, "Authorization: Bearer TOKEN is needed, with the server's token", code="no_token"
                 )
@@ -109,6 +142,14 @@ class Doorman:
 
     def _too_large(self) -> RequestError:
         return RequestError(413, f"the body is larger than {self._max_bytes:,} bytes", code="too_large")
+
+
+def _hostname(place: str) -> str:
+    """Of `name:port`; empty for what is none."""
+    try:
+        return urlsplit(f"//{place}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def build_api(conf: ServeConf, serving: Batcher) -> FastAPI:
@@ -129,7 +170,11 @@ def build_api(conf: ServeConf, serving: Batcher) -> FastAPI:
         assert isinstance(error, RequestError)
         return JSONResponse(error.body, error.status, headers=_headers(error))
 
+    async def broken(_: Request, __: Exception) -> Response:
+        return JSONResponse(RequestError(500, "the server failed", code="failed").body, 500)
+
     app.add_exception_handler(RequestError, failed)
+    app.add_exception_handler(Exception, broken)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -185,6 +230,17 @@ def build_api(conf: ServeConf, serving: Batcher) -> FastAPI:
                 if isinstance(event, Failed):
                     raise _refusal(event)
         return JSONResponse(writer.whole(event))
+
+    @app.api_route("/v1/{path:path}", methods=list(METHODS))
+    async def elsewhere(path: str) -> None:
+        there = {"chat/completions": "POST", "models": "GET"}
+        if path in there:
+            raise RequestError(405, f"/v1/{path} takes {there[path]}", code="method_not_allowed")
+        raise RequestError(404, f"no such path; allowed: {', '.join(f'/v1/{p}' for p in there)}", code="not_found")
+
+    @app.get("/openapi.json")
+    async def openapi() -> None:  # in front of gradio's, which describes the page
+        raise RequestError(404, "the API is OpenAI's", code="not_found")
 
     return app
 

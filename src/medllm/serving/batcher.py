@@ -24,6 +24,8 @@ from medllm.guard.guard import Guarded, Verdict
 from medllm.inference.stream import CANCELLED, ContinuousBatch, Reply
 from medllm.serving.metrics import Metrics
 
+GOING_DOWN = "the server is going down"
+
 
 class BusyError(Exception):
     """The queue is full."""
@@ -188,13 +190,20 @@ class Batcher:
             self._count()
             self._changed.notify()
 
-    def close(self) -> None:
-        """Cancels everything, and returns when the model is at rest."""
+    def retire(self, seconds: float) -> None:
+        """Takes no more requests, refuses those that wait, and gives those under way so many seconds."""
         with self._changed:
             self._closed = True
-            for request in (*self._waiting, *self._running.values()):
-                request.cancelled = True
+            for request in self._waiting:
+                self._end(request, Failed("failed", GOING_DOWN))
+            self._waiting.clear()
+            for request in self._running.values():
+                request.deadline = min(request.deadline, time.monotonic() + seconds)
             self._changed.notify()
+
+    def close(self) -> None:
+        """Ends everything, and returns when the model is at rest."""
+        self.retire(0)
         self._thread.join()
 
     def _work(self) -> None:
@@ -213,9 +222,6 @@ class Batcher:
             while not (self._waiting or self._running or self._closed):
                 self._changed.wait()
             if self._closed and not self._running:
-                for request in self._waiting:
-                    self._end(request, Failed("failed", "the server is going down"))
-                self._waiting.clear()
                 return None
             new: list[Request] = []
             while self._waiting and len(self._running) + len(new) < self._max_batch:
@@ -256,10 +262,14 @@ class Batcher:
             try:
                 own = self.speaker.guard.unguarded(request.conversation)
                 read, left_out = self.speaker.fitted(own, request.generation)
+                reply = self._reply(request, read)
             except ChatError as error:
                 self._end(request, Failed("refused", str(error)))
                 continue
-            found[self._reply(request, read)] = (request, left_out)
+            except Exception as error:  # of this request alone
+                self._end(request, Failed("failed", told(error)))
+                continue
+            found[reply] = (request, left_out)
         requests = [request for request, _ in found.values()]
         verdicts = self.speaker.screen([request.conversation for request in requests]) if requests else []
         for (request, left_out), verdict in zip(found.values(), verdicts, strict=True):
@@ -283,24 +293,24 @@ class Batcher:
         counts = len(reply.prompt), len(reply.ids)
         for kind, count in zip(("prompt", "completion"), counts, strict=True):
             self.metrics.tokens.labels(kind).inc(count)
+        if reply.error is not None:
+            self._end(request, Failed("failed", told(reply.error)))
+            return
         if reply.finish_reason == CANCELLED and not request.stopped:
-            self._end(request, Failed("timeout", "the answer took too long"))
+            late = Failed("failed", GOING_DOWN) if self._closed else Failed("timeout", "the answer took too long")
+            self._end(request, late)
             return
         guarded = self.speaker.guard.review(request.conversation, reply.text, request.verdict)
         self._end(request, Done(guarded, reply.finish_reason, *counts))
 
     def _fail_all(self, new: list[Request], error: Exception) -> None:
         """After what no request is to blame for, such as a full GPU: the batch is lost, the server goes on."""
-        full = isinstance(error, torch.OutOfMemoryError)
-        reason = "the device has too little memory for so many answers at once" if full else "the server failed"
-        # Never the message of an error: it may quote what people wrote.
-        more = "; fix: a smaller max_batch" if full else "\n" + "".join(traceback.format_tb(error.__traceback__))
-        console.print(f"{type(error).__name__}: {reason}{more}", markup=False)
+        reason = told(error)
         for request in (*self._running.values(), *new):
             self._end(request, Failed("failed", reason))
         self._running.clear()
         self._batch = None
-        if full:
+        if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
 
     def _end(self, request: Request, event: Done | Failed) -> None:
@@ -323,3 +333,17 @@ class Batcher:
     def _count(self) -> None:
         self.metrics.waiting.set(len(self._waiting))
         self.metrics.running.set(len(self._running))
+
+
+def told(error: Exception) -> str:
+    """Tells the operator of an error, without its message, which may quote what people wrote.
+
+    Returns:
+        What others may be told.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        reason = "the device has too little memory for so many answers at once"
+        console.print(f"{reason}; fix: a smaller max_batch", markup=False)
+        return reason
+    console.print(f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}", markup=False)
+    return "the server failed"

@@ -36,6 +36,11 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": ("none", None),
 }
 MAX_STOPS = 4
+MAX_MESSAGES = 512
+MESSAGE_FIELDS = {"role", "content", "name"}
+STREAM_OPTIONS = {"include_usage", "include_obfuscation"}
+# A colder temperature, and a smaller share of probability, is the likeliest word.
+COLDEST = 0.01
 
 
 class RequestError(Exception):
@@ -120,24 +125,26 @@ def read(body: Any, models: Mapping[str, bool], defaults: GenerationConf, limit:
     most = _number(fields, "max_completion_tokens", 1, limit, whole=True)
     older = _number(fields, "max_tokens", 1, limit, whole=True)
     temperature = _number(fields, "temperature", 0, 2)
-    top_p = _number(fields, "top_p", 0, 1)
+    top_p = _number(fields, "top_p", COLDEST, 1)
     generation = defaults
     if most or older:
         generation = replace(generation, max_new_tokens=int(most or older or 0))
+    if top_p is not None:
+        generation = replace(generation, do_sample=True, top_p=top_p)
     if temperature is not None:
-        generation = replace(generation, do_sample=temperature > 0)
-        generation = replace(generation, temperature=temperature) if temperature > 0 else generation
-    if top_p:
-        generation = replace(generation, top_p=top_p)
+        drawn = temperature >= COLDEST
+        generation = replace(generation, do_sample=drawn, temperature=temperature if drawn else generation.temperature)
     seed = _number(fields, "seed", -(2**63), 2**64 - 1, whole=True)
     stream = fields.pop("stream", None) or False
     options = fields.pop("stream_options", None) or {}
-    if not isinstance(stream, bool) or not isinstance(options, dict):
-        raise RequestError(400, "stream is true or false, stream_options an object", "stream")
+    if not isinstance(stream, bool) or not isinstance(options, dict) or set(options) - STREAM_OPTIONS:
+        names = " and ".join(sorted(STREAM_OPTIONS))
+        raise RequestError(400, f"stream is true or false, stream_options an object with {names}", "stream")
     stop = _stops(fields.pop("stop", None))
     unknown = sorted(set(fields) - IGNORED)
     if unknown:
-        raise RequestError(400, f"{unknown[0]} is not known here; leave it out", unknown[0], "unknown_parameter")
+        name = ascii(unknown[0])[1:-1][:60]
+        raise RequestError(400, f"{name} is not known here; leave it out", name, "unknown_parameter")
     usage = options.get("include_usage") is True
     return Wish(
         model, models[model], conversation, generation, stream, usage, stop, None if seed is None else int(seed)
@@ -157,7 +164,7 @@ def _number(fields: dict[str, Any], name: str, least: float, most: float, *, who
     if not fits or isinstance(value, bool) or not least <= value <= most:
         kind = "a whole number" if whole else "a number"
         raise RequestError(400, f"{name} is {value!r}; allowed is {kind} from {least} to {most}"[:300], name)
-    return value
+    return int(value) if whole else float(value)
 
 
 def _stops(value: Any) -> tuple[str, ...]:
@@ -173,8 +180,8 @@ def _stops(value: Any) -> tuple[str, ...]:
 
 def _conversation(messages: Any) -> Conversation:
     """As the model reads it: system texts first and joined, then user and assistant in turn."""
-    if not isinstance(messages, list) or not messages:
-        raise RequestError(400, "messages is a list of at least one message", "messages")
+    if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
+        raise RequestError(400, f"messages is a list of 1 to {MAX_MESSAGES} messages", "messages")
     found = [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
     systems = [message.content for message in found if message.role == "system"]
     if any(message.role == "system" for message in found[len(systems) :]):
@@ -190,19 +197,23 @@ def _conversation(messages: Any) -> Conversation:
 
 
 def _message(message: Any, where: str) -> Message:
-    if not isinstance(message, dict) or message.get("role") not in ROLES:
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str) or message["role"] not in ROLES:
         raise RequestError(400, f"{where} needs a role: {', '.join(ROLES)}", where)
+    if any(value is not None for name, value in message.items() if name not in MESSAGE_FIELDS):
+        raise RequestError(400, f"{where} holds more than {', '.join(sorted(MESSAGE_FIELDS))}", where)
     content = message.get("content")
     if isinstance(content, list):
-        parts = [
-            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
-        ]
+        parts = [part["text"] if _is_text(part) else None for part in content]
         if not all(isinstance(part, str) for part in parts):
             raise RequestError(400, f"{where} has a part that is no text; only text is read", where)
         content = "".join(str(part) for part in parts)
     if not isinstance(content, str):
         raise RequestError(400, f"{where} needs content: a text", where)
     return Message(ROLES[message["role"]], content)
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and set(part) == {"type", "text"} and part["type"] == "text"
 
 
 class Writer:

@@ -3,6 +3,7 @@
 import os
 import socket
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -22,6 +23,8 @@ from medllm.serving.fleet import fleet_command
 TOKEN = "MEDLLM_SERVE_TOKEN"
 SHORTEST_TOKEN = 16
 GRACE_S = 5
+# Open at once beside requests that are answered or wait: pages, probes.
+CONNECTIONS = 256
 
 
 def check_door(conf: ServeConf) -> str:
@@ -56,14 +59,13 @@ def listen(conf: ServeConf) -> socket.socket:
     Raises:
         ConfigError: if it cannot be had.
     """
+    both = conf.host == "::" and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if ":" in conf.host else socket.AF_INET
     try:
-        return socket.create_server((conf.host, conf.port), family=family)
+        return socket.create_server((conf.host, conf.port), family=family, dualstack_ipv6=both)
     except OSError as error:
-        place = f"{conf.host}:{conf.port}"
-        raise ConfigError(
-            Fault("port", f"cannot be listened at: {error.strerror}", place, fix="port=0 takes a free one")
-        ) from None
+        problem = f"cannot be listened at on {conf.host}: {os.strerror(error.errno or 0)}"
+        raise ConfigError(Fault("port", problem, str(conf.port), fix="port=0 takes a free one")) from None
 
 
 def build_app(conf: ServeConf, serving: Batcher, token: str) -> ASGIApp:
@@ -79,7 +81,26 @@ def build_app(conf: ServeConf, serving: Batcher, token: str) -> ASGIApp:
         from medllm.serving.web import mount_page  # imports gradio
 
         mount_page(app, conf, serving, token)
-    return Doorman(app, token, local=is_loopback(conf.host), max_bytes=conf.max_bytes)
+    local = is_loopback(conf.host)
+    return Doorman(app, token, local=local, hosts=conf.allowed_hosts, max_bytes=conf.max_bytes)
+
+
+class Server(uvicorn.Server):
+    """Tells the batcher as soon as somebody wants it to end, so that all who wait are told too.
+
+    Args:
+        config: uvicorn's.
+        serving: Answers.
+    """
+
+    def __init__(self, config: uvicorn.Config, serving: Batcher):
+        super().__init__(config)
+        self._serving = serving
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal handler."""
+        self._serving.retire(GRACE_S - 1)
+        super().handle_exit(sig, frame)
 
 
 def serve(conf: ServeConf, folder: Path) -> None:
@@ -99,9 +120,14 @@ def serve(conf: ServeConf, folder: Path) -> None:
             app = build_app(conf, serving, token)
             _say_where(conf, door, loaded.artifact)
             settings = uvicorn.Config(
-                app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S
+                app,
+                log_level="critical",  # the doorman tells of errors, without what people wrote
+                access_log=False,
+                server_header=False,
+                limit_concurrency=conf.max_batch + conf.max_queue + CONNECTIONS,
+                timeout_graceful_shutdown=GRACE_S,
             )
-            uvicorn.Server(settings).run(sockets=[door])
+            Server(settings, serving).run(sockets=[door])
         finally:
             serving.close()
             speaker.close()
@@ -109,7 +135,8 @@ def serve(conf: ServeConf, folder: Path) -> None:
 
 def _say_where(conf: ServeConf, door: socket.socket, artifact: Artifact) -> None:
     host, port = door.getsockname()[:2]
-    place = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    place = f"http://{name}:{port}"
     say("model", answering(artifact))
     if conf.web:
         say("page", place)

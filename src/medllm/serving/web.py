@@ -153,8 +153,9 @@ class Page:
         send.click(self._comment, inputs=[comment, session], outputs=[comment], **PRIVATE)
 
     async def _ask(self, text: str, session: Session, compare: bool, system: str) -> AsyncIterator[Any]:
-        if text.strip() and not session.asked:
-            async for shown in self._answer(Turn(text.strip()), session, compare=compare, system=system):
+        question = _whole(text).strip()
+        if question and not session.asked:
+            async for shown in self._answer(Turn(question), session, compare=compare, system=system):
                 yield shown
         else:
             yield gr.skip(), session, *self._shown(session, compare)
@@ -164,7 +165,9 @@ class Page:
             yield shown
 
     async def _edit(self, session: Session, compare: bool, system: str, which: gr.EditData) -> AsyncIterator[Any]:
-        async for shown in self._answer_again(_turn(which.index), str(which.value).strip(), session, compare, system):
+        async for shown in self._answer_again(
+            _turn(which.index), _whole(str(which.value)).strip(), session, compare, system
+        ):
             yield shown
 
     async def _answer_again(
@@ -196,7 +199,7 @@ class Page:
         self, turn: Turn, session: Session, *, compare: bool, system: str, drawn: bool = False
     ) -> AsyncIterator[Any]:
         """Asks both sides one after the other, as each batch is of one side, and shows every piece."""
-        messages = [Message("system", system.strip())] if system.strip() else []
+        messages = [Message("system", _whole(system).strip())] if system.strip() else []
         for past in session.turns:
             messages += [Message("user", past.question), Message("assistant", past.tuned)]
         conversation = Conversation((*messages, Message("user", turn.question)))
@@ -297,6 +300,11 @@ def _stop(session: Session) -> None:
     """Ends what is under way; what was written until then stays."""
     for request in session.asked:
         request.stopped = True
+
+
+def _whole(text: str) -> str:
+    """Without halves of characters, which no browser sends."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _turn(index: Any) -> int:
