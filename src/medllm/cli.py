@@ -51,6 +51,7 @@ def run_script(main: Callable[[list[str]], None], text: str | None) -> NoReturn:
     if {"-h", "--help"} & set(sys.argv):
         print(text)
         sys.exit(0)
+    stop.listen()  # SIGTERM too then ends by way of what cleans up
     sys.exit(guarded(lambda: main(sys.argv[1:])))
 
 

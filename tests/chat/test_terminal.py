@@ -263,3 +263,10 @@ def test_nothing_is_written_unasked(chat: Typed, trained: Path) -> None:
     before = files()
     chat.type("I have a cough.")
     assert files() == before
+
+
+def test_half_a_character_ends_no_chat(chat: Typed) -> None:
+    """As a pipe of another encoding brings it."""
+    shown = chat.type("bad \udcff byte", "I cough")
+    assert "no conversation that a model can read: half a character" in shown
+    assert [message.content for message in chat.terminal.history.messages][::2] == ["I cough"]

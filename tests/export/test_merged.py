@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors import safe_open
 
 from medllm.artifact import MANIFEST, load_artifact
@@ -143,3 +144,25 @@ def test_what_cannot_be_exported(dialogues: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="formats"):
         conf_of(run, "formats=[]")
     assert not (tmp_path / "new").exists()
+
+
+def test_what_a_killed_export_left_goes_and_two_do_not_meet(dialogues: Path, tmp_path: Path) -> None:
+    """Half a form is never taken for one; a folder that another process writes to is left alone."""
+    run = train_tiny(dialogues, tmp_path / "run", "trainer.max_steps=1")
+    out = tmp_path / "out"
+    for name in (".gguf_f16.partial", ".whole.partial", ".adapter.partial"):
+        (out / name).mkdir(parents=True)
+        (out / name / "half").touch()
+    with FileLock(out / ".lock"), pytest.raises(ConfigError, match="is being written by another process"):
+        export(conf_of(run, "formats=[adapter]"), run / "artifact", out)
+    export(conf_of(run, "formats=[adapter]"), run / "artifact", out)
+    assert {path.name for path in out.iterdir()} == {"adapter"}
+
+
+@pytest.mark.parametrize("place", ["file/below", "/proc/nowhere"])
+def test_where_nothing_can_be_written_is_told(place: str, dialogues: Path, tmp_path: Path) -> None:
+    """As a fault of the key, and no traceback."""
+    run = train_tiny(dialogues, tmp_path / "run", "trainer.max_steps=1")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be written to"):
+        export(conf_of(run, "formats=[adapter]"), run / "artifact", tmp_path / place)

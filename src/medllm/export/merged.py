@@ -72,8 +72,7 @@ def whole_model(artifact: Artifact, tokenizer: Tokenizer, onto: Onto, output: Pa
         yield exported
         return
     work = output / ".whole.partial"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    work.mkdir()
     try:
         write_merged(artifact, tokenizer, onto, work)
         yield work

@@ -2,11 +2,14 @@
 
 import contextlib
 import functools
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from medllm.artifact import MANIFEST, Artifact, load_artifact, sha256, write_json
 from medllm.config.export import ExportConf, Format
@@ -46,7 +49,7 @@ def export(conf: ExportConf, artifact_folder: Path, output: Path) -> dict[str, t
     reference = Reference(conf, artifact)
     _check(conf, artifact, reference, output)
     found: dict[str, tuple[Path, Proof | None]] = {}
-    with contextlib.ExitStack() as stack:
+    with _alone(output), contextlib.ExitStack() as stack:
         whole = functools.cache(
             lambda: stack.enter_context(whole_model(artifact, reference.tokenizer, conf.onto, output))
         )
@@ -66,11 +69,36 @@ def export(conf: ExportConf, artifact_folder: Path, output: Path) -> dict[str, t
 
 
 @contextlib.contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """The folder for this process, without what killed ones left half written.
+
+    Raises:
+        ConfigError: if it cannot be written to, or another process does.
+    """
+    lock = FileLock(output / ".lock", blocking=False)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        fix = "wait for it, or name another folder: output=FOLDER"
+        raise ConfigError(Fault("output", "is being written by another process", str(output), fix=fix)) from None
+    except OSError as error:
+        problem = f"cannot be written to: {os.strerror(error.errno or 0)}"
+        raise ConfigError(Fault("output", problem, str(output), allowed="a folder, there or not")) from None
+    try:
+        for left in output.glob(".*.partial"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+        (output / ".lock").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def _all_or_nothing(output: Path, kind: Format) -> Iterator[Path]:
     """A folder to write to, which gets the form's name if all went well."""
     work = output / f".{kind.value}.partial"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    work.mkdir()
     try:
         yield work
         work.rename(output / kind.value)
