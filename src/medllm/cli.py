@@ -5,6 +5,7 @@ remedy instead of a traceback, and exit codes mean something: 0 done, 1 failed, 
 interrupted.
 """
 
+import argparse
 import os
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from medllm import ranks
+from medllm.config.compose import compose_config
 from medllm.config.plan import Plan, Point, make_plan
 from medllm.config.run import RunConf
 from medllm.config.store import SCHEMAS
@@ -100,18 +102,21 @@ def _launch(main: Callable[[], Any]) -> None:
     sys.argv[1:] = overrides_first(sys.argv[1:])
     arguments = get_args_parser().parse_args(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises to us instead of printing and exiting by itself
+    composed = [*_searchpath(arguments), *arguments.overrides]
     if arguments.help:
-        print(help_text(arguments.overrides))
+        print(help_text(composed))
         return
-    passive = arguments.hydra_help or arguments.cfg or arguments.info
-    if passive or arguments.shell_completion or arguments.config_name or arguments.config_path:
+    if arguments.hydra_help or arguments.cfg or arguments.info:
+        compose_config(composed)
+        _explained(main, arguments.overrides)
+        return
+    if arguments.shell_completion:
         _explained(main, arguments.overrides)
         return
     if arguments.multirun and ranks.world_size() > 1:
         fix = "python train.py ... -m, with hydra/launcher=joblib for several points at once"
         raise ConfigError(Fault("-m", f"a sweep in {ranks.world_size()} processes that train together", fix=fix))
-    searchpath = [f"hydra.searchpath=[{arguments.config_dir}]"] if arguments.config_dir else []
-    plan = make_plan([*searchpath, *arguments.overrides], multirun=arguments.multirun)
+    plan = make_plan(composed, multirun=arguments.multirun)
     prepare_libraries()
     from medllm.experiment import check  # imports torch: only after every key, type and range is right
 
@@ -126,6 +131,26 @@ def _launch(main: Callable[[], Any]) -> None:
         with tempfile.TemporaryDirectory(prefix="medllm.") as folder:  # for what a run writes without asking its rank
             sys.argv[1:] = overrides_first([*sys.argv[1:], f"hydra.run.dir='{folder}'"])
             _explained(main, arguments.overrides)
+
+
+# What Hydra would take from elsewhere than what is checked here; a rerun even unpickles what it is given.
+UNCHECKED = ("config_name", "config_path", "experimental_rerun")
+
+
+def _searchpath(arguments: argparse.Namespace) -> list[str]:
+    """`--config-dir` as the override that composes the same; flags that compose what no gate has seen are refused."""
+    fix = "experiment=NAME for a whole run; --config-dir=FOLDER for a folder of options"
+    for name in UNCHECKED:
+        if getattr(arguments, name):
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(Fault(flag, "is not taken here", getattr(arguments, name), "--config-dir", fix))
+    if not arguments.config_dir:
+        return []
+    if any(override.lstrip("+~").startswith("hydra.searchpath") for override in arguments.overrides):
+        fix = "name every folder in hydra.searchpath"
+        raise ConfigError(Fault("--config-dir", "and hydra.searchpath name folders", arguments.config_dir, fix=fix))
+    folder = str(Path(arguments.config_dir).absolute()).replace("\\", "\\\\").replace("'", "\\'")
+    return [f"hydra.searchpath=['file://{folder}']"]
 
 
 def _check_upload(plan: Plan) -> None:

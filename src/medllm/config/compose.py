@@ -21,6 +21,7 @@ from medllm.config.review import CreateReviewConf
 from medllm.config.run import RootConf, RunConf
 from medllm.config.serve import ServeConf
 from medllm.config.store import SCHEMAS, project_root
+from medllm.config.targets import target_faults
 from medllm.config.validate import added_whole, explain, part_faults, to_conf, to_run_conf
 from medllm.errors import ConfigError, Fault
 
@@ -44,7 +45,7 @@ def compose_config(
     """The composed configuration with its `hydra` node, unresolved.
 
     Raises:
-        ConfigError: naming what Hydra refused.
+        ConfigError: naming what Hydra refused, or what would name Python that does not belong here.
     """
     faults = credential_faults(overrides) or part_faults(overrides, ROOTS[config_name])
     if faults:
@@ -56,7 +57,7 @@ def compose_config(
     mode = ["hydra.mode=MULTIRUN"] if multirun else []
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(config_dir or project_root() / "conf")):
-            return compose(config_name, overrides=[*typed, *mode], return_hydra_config=True)
+            config = compose(config_name, overrides=[*typed, *mode], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, overrides, ROOTS[config_name])) from None
     except (yaml.YAMLError, ValueError) as error:  # a file that is no YAML; an override without a key
@@ -66,6 +67,10 @@ def compose_config(
         ) from None
     finally:
         GlobalHydra.instance().hydra = running
+    faults = target_faults(config)
+    if faults:
+        raise ConfigError(faults)
+    return config
 
 
 def load_run_conf(overrides: list[str], config_dir: Path | None = None) -> RunConf:
