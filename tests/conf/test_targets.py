@@ -59,7 +59,7 @@ def nested(key: str, value: object) -> DictConfig:
     """A configuration of one value; a part of digits is the place in a list."""
     for part in reversed(key.split(".")):
         value = [value] if part.isdigit() else {part: value}
-    return OmegaConf.create(value)  # type: ignore[call-overload, no-any-return]
+    return OmegaConf.create(value)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("key", PLACES)

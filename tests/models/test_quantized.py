@@ -237,12 +237,14 @@ def test_a_full_disk_costs_a_line_and_nothing_else(
     assert entries() == []
 
 
-def test_what_is_not_kept(folder: Path) -> None:
+def test_what_is_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny random model, a base that is not quantized, one that runs code of its own."""
     base_of(load_run_conf(["model=tiny_random", "quantization=nf4"]))
     base_of(conf(folder, "quantization=none"))
     run = conf(folder, "quantization=nf4")
     run.model.trust_remote_code = True  # type: ignore[attr-defined]
+    run.model.revision = "a" * 40  # type: ignore[attr-defined]
+    monkeypatch.setenv("MEDLLM_TRUSTED_CODE", f"{folder}@{'a' * 40}")
     base_of(run)
     assert entries() == []
 

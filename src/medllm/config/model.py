@@ -56,7 +56,8 @@ class PretrainedModelConf(ModelConf):
     Attributes:
         pretrained_model_name_or_path: Hub id or folder.
         revision: Commit, branch or tag on the hub; pin a commit for a result that can be reproduced.
-        trust_remote_code: Runs Python code of the model's repository. Never needed by the models listed here.
+        trust_remote_code: Runs Python code of the model's repository, where `MEDLLM_TRUSTED_CODE` in the environment names the
+            model and this very commit. Never needed by the models listed here.
     """
 
     pretrained_model_name_or_path: str = MISSING

@@ -6,11 +6,12 @@ from medllm import ranks
 from medllm.config.data import Batching, DataConf, MixDataConf, OverLength, sources_of
 from medllm.config.evaluation import suite_names
 from medllm.config.lora import LoraConf, NoAdapterConf, PrefixTuningConf
-from medllm.config.model import AttnImplementation, Dtype, PretrainedModelConf
+from medllm.config.model import AttnImplementation, Dtype
 from medllm.config.quantization import FourBitConf, Int8Conf, NoQuantizationConf
 from medllm.config.run import RunConf
 from medllm.config.store import rooted
 from medllm.config.trainer import LOSS, Direction, Optimizer, Strategy
+from medllm.config.trust import trust_faults
 from medllm.errors import Fault
 
 # Attention that restarts with position_ids and so keeps packed conversations apart in transformers (measured, see LOG.md).
@@ -65,9 +66,7 @@ def cross_field_faults(conf: RunConf) -> list[Fault]:
     if checkpoint is not None and not (Path(checkpoint) / "trainer_state.json").is_file():
         fix = "give the folder of a checkpoint: outputs/.../checkpoints/checkpoint-N"
         found.append(Fault("trainer.resume_from_checkpoint", "is no complete checkpoint", checkpoint, fix=fix))
-    if isinstance(conf.model, PretrainedModelConf) and conf.model.trust_remote_code and not conf.model.revision:
-        fix = "model.revision=<40-digit commit> whose code you have read"
-        found.append(Fault("model.trust_remote_code", "needs a pinned commit", "true", fix=fix))
+    found += trust_faults(conf.model)
     if isinstance(conf.quantization, FourBitConf) and conf.trainer.bf16:
         compute = conf.quantization.bnb_4bit_compute_dtype
         if compute is Dtype.float16:

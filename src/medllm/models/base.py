@@ -1,5 +1,6 @@
 """Builds tokenizers and base models from the `model` and `quantization` groups."""
 
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ import torch
 from medllm import ranks
 from medllm.config.model import ChatFormat, ModelConf, PretrainedModelConf, Source, TinyRandomModelConf, WheelModelConf
 from medllm.config.quantization import QuantizationConf
+from medllm.config.trust import VARIABLE, trust_faults
 from medllm.conversation import CHATML_TEMPLATE, CHATML_TOKENS
-from medllm.errors import ModelError
+from medllm.errors import ConfigError, ModelError
 from medllm.models.quantization import build_quantization_config, keep_training_layout
 from medllm.models.quantized import folder_identity, kept_quantized, quantized_key
 from medllm.models.random import build_random
@@ -51,10 +53,40 @@ def is_at_hand(conf: ModelConf) -> bool:
 
 
 def resolve(conf: PretrainedModelConf) -> str:
-    """The folder or hub id to load from; prepares a wheel's model if that is the source."""
+    """The folder or hub id to load from; prepares a wheel's model if that is the source.
+
+    Raises:
+        ConfigError: if it asks for code of its repository that is not trusted here: an artifact brings its own configuration.
+        ModelError: if a folder needs such code and does not say so.
+    """
+    faults = trust_faults(conf)
+    if faults:
+        raise ConfigError(faults)
     if isinstance(conf, WheelModelConf) and conf.source is Source.wheel:
         return str(prepare(conf))
-    return conf.pretrained_model_name_or_path
+    name = conf.pretrained_model_name_or_path
+    if not conf.trust_remote_code and Path(name).is_dir():
+        refuse_code(Path(name))
+    return name
+
+
+def refuse_code(folder: Path) -> None:
+    """Before transformers, which would ask on the terminal whether to run it.
+
+    Raises:
+        ModelError: if a model's folder names Python code of its own.
+    """
+    for file in ("config.json", "tokenizer_config.json"):
+        try:
+            written = json.loads((folder / file).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # transformers says what is wrong with it
+            continue
+        if isinstance(written, dict) and written.get("auto_map"):
+            raise ModelError(
+                f"{folder / file} names code of its own (auto_map), which is not run\n"
+                "    fix: take a model that transformers knows; or one on the hub at a commit whose code you have read, with\n"
+                f"         model.trust_remote_code=true and {VARIABLE}=owner/name@commit in the environment"
+            )
 
 
 def hub_arguments(conf: PretrainedModelConf) -> dict[str, Any]:
@@ -165,12 +197,14 @@ def load_full_model(folder: Path, conf: ModelConf, device: str = "cpu") -> Any:
     """
     from transformers import AutoModelForCausalLM
 
+    refuse_code(folder)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, conf.dtype.value),
             attn_implementation=conf.attn_implementation.value,
             use_safetensors=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,117 @@
+"""A model or an artifact that somebody else made runs no code here."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from medllm.artifact import MANIFEST, sha256
+from medllm.config.compose import load_run_conf
+from medllm.config.model import PretrainedModelConf
+from medllm.config.rules import cross_field_faults
+from medllm.config.trust import VARIABLE, trust_faults
+from medllm.errors import ConfigError, ModelError
+from medllm.inference.load import open_artifact
+from medllm.models.base import build_model_config, build_tokenizer, load_full_model
+from tests.evaluation.conftest import train_tiny
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def made(dialogues: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact; not to be written to."""
+    return train_tiny(dialogues, tmp_path_factory.mktemp("trust") / "run", "trainer.max_steps=1") / "artifact"
+
+
+@pytest.fixture
+def artifact(made: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(made, tmp_path / "artifact"))
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    """What foreign code writes if it runs."""
+    return tmp_path / "marker"
+
+
+@pytest.fixture
+def own_code(tmp_path: Path, marker: Path) -> Path:
+    """A model's folder that brings its own code."""
+    folder = tmp_path / "own_code"
+    folder.mkdir()
+    named = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel", "AutoTokenizer": ["own.Own", None]}
+    (folder / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": named}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": named}))
+    (folder / "own.py").write_text(f"from pathlib import Path\nPath({str(marker)!r}).touch()\n")
+    return folder
+
+
+def forge(artifact: Path, **model: Any) -> Path:
+    """Changes the model that an artifact names, if asked to, and makes its manifest anew."""
+    config = artifact / "config.yaml"
+    values = yaml.safe_load(config.read_text())
+    if model:
+        values["model"] = {key: values["model"][key] for key in ("dtype", "attn_implementation", "chat_format")} | model
+    config.write_text(yaml.safe_dump(values))
+    manifest = json.loads((artifact / MANIFEST).read_text())
+    files = [path for path in artifact.rglob("*") if path.is_file() and path.name != MANIFEST]
+    manifest["files"] = {str(path.relative_to(artifact)): sha256(path) for path in files}
+    (artifact / MANIFEST).write_text(json.dumps(manifest))
+    return artifact
+
+
+@pytest.mark.parametrize("revision", [None, "main", COMMIT[:39], COMMIT.upper(), COMMIT + "0", COMMIT])
+@pytest.mark.parametrize("trusted", ["", f"a/c@{COMMIT}", "a/b", "a/b@main", f"xa/b@{COMMIT}"])
+def test_code_needs_the_operators_word(revision: str | None, trusted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other name, no other commit, no branch."""
+    monkeypatch.setenv(VARIABLE, trusted)
+    conf = PretrainedModelConf(pretrained_model_name_or_path="a/b", revision=revision, trust_remote_code=True)
+    (fault,) = trust_faults(conf)
+    assert fault.key == "model.trust_remote_code"
+    assert fault.fix
+
+
+def test_code_that_the_operator_named_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At exactly this commit, one of several; a model that asks for none needs nothing."""
+    monkeypatch.setenv(VARIABLE, f"c/d@{'f' * 40}, a/b@{COMMIT}")
+    conf = PretrainedModelConf(pretrained_model_name_or_path="a/b", revision=COMMIT, trust_remote_code=True)
+    assert trust_faults(conf) == []
+    monkeypatch.delenv(VARIABLE)
+    assert trust_faults(PretrainedModelConf(pretrained_model_name_or_path="a/b", revision="main")) == []
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_training_runs_no_code_of_a_model(own_code: Path, marker: Path, *, trust: bool) -> None:
+    """Whether the configuration asks for it or not."""
+    name = f"model.pretrained_model_name_or_path={own_code}"
+    conf = load_run_conf(["model=pretrained", name, f"model.trust_remote_code={trust}", f"model.revision={COMMIT}"])
+    if trust:
+        assert VARIABLE in "".join(fault.problem for fault in cross_field_faults(conf))
+    for build in (build_model_config, build_tokenizer):
+        with pytest.raises(ConfigError if trust else ModelError, match=VARIABLE):
+            build(conf.model)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_an_artifact_runs_no_code_of_the_model_it_names(
+    artifact: Path, own_code: Path, marker: Path, *, trust: bool
+) -> None:
+    """Its configuration is not the operator's."""
+    model = {"pretrained_model_name_or_path": str(own_code), "revision": "main", "trust_remote_code": trust}
+    with pytest.raises((ConfigError, ModelError), match="trust_remote_code"):
+        open_artifact(forge(artifact, **model), use_cpu=True)
+    assert not marker.exists()
+
+
+def test_a_full_model_runs_no_code_of_its_own(own_code: Path, marker: Path) -> None:
+    """A fully tuned model is loaded from the artifact's own folder."""
+    conf = load_run_conf(["model=tiny_random", "quantization=none"]).model
+    with pytest.raises(ModelError, match="auto_map"):
+        load_full_model(own_code, conf)
+    assert not marker.exists()
