@@ -133,6 +133,15 @@ def test_an_artifact_runs_no_code_of_the_model_it_names(
     assert not marker.exists()
 
 
+def test_an_artifact_reads_no_environment(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interpolation in its configuration would carry a token of this machine into a name or an address."""
+    monkeypatch.setenv("OPERATORS_TOKEN", "canary-4711")
+    forge(artifact, pretrained_model_name_or_path="${oc.env:OPERATORS_TOKEN}")
+    with pytest.raises(ConfigError, match="holds an interpolation") as told:
+        load_artifact(artifact)
+    assert "canary" not in str(told.value)
+
+
 def test_a_full_model_runs_no_code_of_its_own(own_code: Path, marker: Path) -> None:
     """A fully tuned model is loaded from the artifact's own folder."""
     conf = load_run_conf(["model=tiny_random", "quantization=none"]).model

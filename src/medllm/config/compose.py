@@ -112,7 +112,10 @@ def run_conf_from_file(path: Path) -> RunConf:
         ConfigError: if the file is no such configuration.
     """
     try:
-        values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
+        text = path.read_text(encoding="utf-8")
+        if "${" in text:  # it would be resolved here, and may come from elsewhere: `${oc.env:HF_TOKEN}` in an address
+            raise ConfigError(Fault(str(path), "is no resolved configuration: it holds an interpolation", "${...}"))
+        values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(text)))
         config = OmegaConf.structured(RunConf)
         for name, value in values.items():
             known = {kind: {f.name for f in fields(kind)} for kind in SCHEMAS.get(name, {}).values()}
