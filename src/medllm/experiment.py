@@ -39,7 +39,6 @@ from medllm.tracking.memory import explained_memory, peak_memory_gib, reset_peak
 from medllm.tracking.record import Opening, Record, flatten
 from medllm.training.arguments import build_arguments
 from medllm.training.callbacks import (
-    NonFiniteGuard,
     ProgressBar,
     Pruning,
     Recorder,
@@ -260,7 +259,7 @@ def build_trainer(
     samples: Samples,
     engine: FusedEngine | None,
 ) -> MedTrainer:
-    """A MedTrainer with its engine, guard, progress bar, recorder and samples."""
+    """A MedTrainer with its engine, recorder and samples."""
     if conf.trainer.gradient_checkpointing and engine is None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     trainer = MedTrainer(
@@ -271,7 +270,6 @@ def build_trainer(
         engine=engine,
         processing_class=samples.renderer.tokenizer,
     )
-    trainer.add_callback(NonFiniteGuard(trainer))
     trainer.add_callback(StepTimer(trainer))
     trainer.add_callback(Recorder(record.log_metrics))
     if conf.generation.sample_at_evaluation:

@@ -15,7 +15,6 @@ from medllm.config.lora import NoAdapterConf
 from medllm.errors import NonFiniteError
 from medllm.models.adapter import save_model
 from medllm.training.arguments import build_arguments
-from medllm.training.callbacks import NonFiniteGuard
 from medllm.training.engine import build_engine
 from medllm.training.trainer import MedTrainer
 from tests.training.runs import datasets_of, model_of, tiny_run, weights
@@ -33,7 +32,6 @@ def trained(dialogues: Path, overrides: list[str], folder: Path) -> dict[str, An
     engine = build_engine(conf, model, datasets, "cpu")
     arguments = build_arguments(conf.trainer, folder, conf.seed, engine.plan if engine else None)
     trainer = MedTrainer(conf=conf.trainer, datasets=datasets, model=model, args=arguments, engine=engine)
-    trainer.add_callback(NonFiniteGuard(trainer))
     if folder.name.startswith("poisoned"):
         return poisoned(trainer)
     trainer.train(resume_from_checkpoint=conf.trainer.resume_from_checkpoint)

@@ -14,7 +14,7 @@ from medllm.experiment import check
 from medllm.models.fused.layer import Keep
 from medllm.models.fused.plan import GIB, Sizes, activation_bytes, buffer_bytes, evaluation_bytes, lasting_bytes, plans
 from medllm.training.arguments import build_arguments
-from medllm.training.callbacks import NonFiniteGuard
+from medllm.training.callbacks import StopOnRequest
 from medllm.training.engine import build_engine, engine_faults, engine_obstacle
 from medllm.training.trainer import MedTrainer
 from tests.training.runs import datasets_of, model_of, tiny_run, trainer_of, weights
@@ -83,6 +83,20 @@ def test_a_checkpoint_of_the_other_engine_is_refused(dialogues: Path, tmp_path: 
         trainer_of(conf, tmp_path / "other").train(resume_from_checkpoint=checkpoint)
 
 
+def poison(trainer: MedTrainer, step: int) -> None:
+    """Makes a gradient NaN at an optimizer step of one micro-batch."""
+    assert trainer.engine is not None
+    engine, compute, calls = trainer.engine, trainer.engine.backward, iter(range(1, 100))
+
+    def poisoned(*arguments: Any) -> torch.Tensor:
+        loss = compute(*arguments)
+        if next(calls) == step:
+            engine.grad[7] = float("nan")
+        return loss
+
+    engine.backward = poisoned  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
 def test_a_step_that_is_not_finite_leaves_the_weights(dialogues: Path, tmp_path: Path, optim: str) -> None:
     """Where the optimizer leaves it out on the device, too: it is named a step later, and the weights are those before it."""
@@ -92,20 +106,22 @@ def test_a_step_that_is_not_finite_leaves_the_weights(dialogues: Path, tmp_path:
     before.train()
     conf.trainer.max_steps = 8
     trainer = fused_trainer(conf, tmp_path / "run")
-    trainer.add_callback(NonFiniteGuard(trainer))
-    assert trainer.engine is not None
-    engine, compute, calls = trainer.engine, trainer.engine.backward, iter(range(1, 100))
-
-    def poisoned(*arguments: Any) -> torch.Tensor:
-        loss = compute(*arguments)
-        if next(calls) == 3:
-            engine.grad[7] = float("nan")
-        return loss
-
-    engine.backward = poisoned  # type: ignore[method-assign]
+    poison(trainer, 3)
     with pytest.raises(NonFiniteError, match="step 3: the gradient norm is nan"):
         trainer.train()
     assert all(torch.equal(a, b) for a, b in zip(weights(trainer.model), weights(before.model), strict=True))
+
+
+def test_a_stop_saves_no_step_that_is_not_finite(dialogues: Path, tmp_path: Path) -> None:
+    """Asked to stop at the very step whose check the fused optimizer leaves for later: the error, and no checkpoint of it."""
+    overrides = ["trainer.logging_steps=50", "trainer.eval_strategy=no", "trainer.max_steps=8"]
+    conf = tiny_run(dialogues, *overrides, "trainer.optim=adamw_torch_fused")
+    trainer = fused_trainer(conf, tmp_path)
+    trainer.add_callback(StopOnRequest(lambda: trainer.state.global_step == 3))
+    poison(trainer, 3)
+    with pytest.raises(NonFiniteError, match="step 3: the gradient norm is nan"):
+        trainer.train()
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 @pytest.mark.parametrize(

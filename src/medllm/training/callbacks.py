@@ -47,7 +47,7 @@ class NonFiniteGuard(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Raises: NonFiniteError: naming the step and what is not finite."""
-        self._read(args)
+        self.read(args)
         gradients = self.trainer.gradients()
         norms = torch.stack([norm.to(args.device) for norm in torch._foreach_norm(gradients)]) if gradients else None
         loss = self.trainer.step_loss
@@ -56,7 +56,7 @@ class NonFiniteGuard(TrainerCallback):
         self.unread = state.global_step + 1, checks
         optimizer = self.trainer.skipping_optimizer
         if optimizer is None:
-            self._read(args)
+            self.read(args)
         else:
             optimizer.found_inf = (~checks.isfinite()).any().float()
 
@@ -64,9 +64,10 @@ class NonFiniteGuard(TrainerCallback):
         """Raises: NonFiniteError: as above, before anything is told or kept of this step."""
         ends = control.should_log or control.should_evaluate or control.should_save or control.should_training_stop
         if ends or state.global_step >= state.max_steps:
-            self._read(args)
+            self.read(args)
 
-    def _read(self, args: Any) -> None:
+    def read(self, args: Any) -> None:
+        """Judges the newest step, if that was left for later; raises as above."""
         if self.unread is None:
             return
         (step, checks), self.unread = self.unread, None

@@ -24,6 +24,7 @@ from medllm.errors import ConfigError, Fault
 from medllm.models.fused.engine import FusedEngine
 from medllm.models.quantization import dequantized
 from medllm.run_folder import ConversationLosses
+from medllm.training.callbacks import NonFiniteGuard
 from medllm.training.checkpoint import checkpoints, rotate, seal
 from medllm.training.engine import flat_collator
 from medllm.training.metrics import SampleSums, conversation_losses, evaluate, precision, token_sums
@@ -79,6 +80,7 @@ class MedTrainer(Trainer):
 
     Attributes:
         engine: Computes training steps; None leaves them to transformers and peft.
+        guard: Stops at what is not finite; read before a checkpoint is saved, whoever asked for one.
         num_tokens: Tokens that all ranks trained on, padding left out (int64 scalar on the device).
         num_supervised_tokens: Those of them that carry a label.
         train_seconds: Time from the start to the end of optimizer steps, evaluation and checkpoints left out; the guard's
@@ -106,6 +108,8 @@ class MedTrainer(Trainer):
         # The loss below is already divided by the optimizer batch's tokens: the Trainer must count and not divide again.
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
+        self.guard = NonFiniteGuard(self)
+        self.add_callback(self.guard)
         if several:
             torch.manual_seed(self.args.seed + ranks.rank())  # or all ranks would drop out the same
         if engine is not None:  # torch's wrapper would wait for gradients of the model's own parameters
@@ -332,6 +336,7 @@ class MedTrainer(Trainer):
             raise ConfigError(Fault("trainer.resume_from_checkpoint", problem, str(checkpoint), fix=fix))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.guard.read(self.args)  # a stop may have asked for this after the guard looked whether to read
         folder = Path(self.args.output_dir)
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
         if ranks.is_main():
