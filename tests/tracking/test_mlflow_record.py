@@ -1,16 +1,22 @@
 """The run record tells the truth."""
 
 import multiprocessing
+import os
+import signal
 import sqlite3
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
+import psutil
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from medllm.config.tracking import MlflowConf, NoTrackingConf
 from medllm.errors import TrackingError
 from medllm.tracking.build import find_record, folder_of_record, open_record
-from medllm.tracking.mlflow_record import legal_name, legal_value
+from medllm.tracking.mlflow_record import connect, legal_name, legal_value, process_tags
 from medllm.tracking.record import Opening, flatten
 
 
@@ -112,6 +118,63 @@ def test_a_fresh_database_survives_simultaneous_first_users(tmp_path: Path) -> N
     assert {run.info.status for run in found} == {"FINISHED"}
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         assert database.execute("select count(*) from metrics").fetchone() == (20,)
+
+
+def _killed(folder: str, place: str) -> None:
+    """Dies without a word where it is told to: at a call of the client, or in the middle of the run."""
+
+    def die(*arguments: Any, **more: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if place != "open":
+        setattr(MlflowClient, place, die)
+    with open_record(store(Path(folder)), Opening(place, {"lora.r": 8}, {"git": "abc"})):
+        die()
+
+
+def test_a_killed_process_leaves_no_run_that_seems_to_run(tmp_path: Path) -> None:
+    """Wherever it died after the run was made, the next record to open says KILLED."""
+    with open_record(store(tmp_path), Opening("first")):
+        pass
+    context = multiprocessing.get_context("spawn")
+    places = ("log_batch", "open")
+    dying = [context.Process(target=_killed, args=(str(tmp_path), place)) for place in places]
+    for process in dying:
+        process.start()
+    for process in dying:
+        process.join(120)
+    assert [process.exitcode for process in dying] == [-signal.SIGKILL] * len(places)
+    assert "RUNNING" in {run.info.status for run in runs(tmp_path)}
+    with open_record(store(tmp_path), Opening("next")):
+        pass
+    found = {run.info.run_name: run.info.status for run in runs(tmp_path)}
+    assert found == {"first": "FINISHED", **dict.fromkeys(places, "KILLED"), "next": "FINISHED"}
+
+
+def test_a_process_is_known_by_its_host_its_number_and_its_start(tmp_path: Path) -> None:
+    """A number that another process has by now is no sign of life; what another host keeps is left alone."""
+    here, (pid, started) = process_tags(), (os.getpid(), psutil.Process().create_time())
+    client, experiment_id = connect(store(tmp_path))
+    for name, tags in {
+        "alive": here,
+        "another process": here | {"process.pid": f"{pid} {started - 3600:.0f}"},
+        "another host": {"process.host": "elsewhere", "process.pid": "1 0"},
+    }.items():
+        client.create_run(experiment_id, run_name=name, tags=tags)
+    with open_record(store(tmp_path), Opening("next")):
+        pass
+    found = {run.info.run_name: run.info.status for run in runs(tmp_path)}
+    assert found == {"alive": "RUNNING", "another process": "KILLED", "another host": "RUNNING", "next": "FINISHED"}
+
+
+def test_a_record_that_cannot_be_filled_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interruption or a fault between the making of a run and its first words leaves it with the truth."""
+    for error, status in ((KeyboardInterrupt, "KILLED"), (MlflowException, "FAILED")):
+        monkeypatch.setattr(MlflowClient, "log_batch", Mock(side_effect=error("now")))
+        refused = pytest.raises(KeyboardInterrupt if status == "KILLED" else TrackingError)
+        with refused, open_record(store(tmp_path), Opening(status, {"lora.r": 8})):
+            pytest.fail("is not reached")
+    assert {run.info.run_name: run.info.status for run in runs(tmp_path)} == {"KILLED": "KILLED", "FAILED": "FAILED"}
 
 
 def test_faults_of_the_store_are_told(tmp_path: Path) -> None:

@@ -144,18 +144,22 @@ def _artifact_location(conf: MlflowConf, database: Path | None) -> str | None:
 def open_mlflow_record(conf: MlflowConf, opening: Opening) -> Iterator[MlflowRecord]:
     """See `medllm.tracking.build.open_record`."""
     client, experiment_id = connect(conf)
-    tags = {"mlflow.parentRunId": opening.parent_id} if opening.parent_id else {}
+    # With them from the first moment on: a run of a process that dies at once can be found, too.
+    tags = process_tags() | ({"mlflow.parentRunId": opening.parent_id} if opening.parent_id else {})
     with told(conf):
         if not opening.parent_id:
             _end_dead_runs(client, experiment_id)
-        run_id = _reopen(client, opening.run_id)
-        if not run_id:
-            run_id = client.create_run(experiment_id, run_name=opening.name, tags=tags).info.run_id
-        record = MlflowRecord(client, run_id)
-        record.log_params(opening.params)
-        record.set_tags(opening.tags | process_tags())
+        known = _known(client, opening.run_id)
+        run_id = known or client.create_run(experiment_id, run_name=opening.name, tags=tags).info.run_id
+    record = MlflowRecord(client, run_id)
     status = "FAILED"
     try:
+        with told(conf):
+            if known:
+                record.set_tags(tags)
+                _reopen(client, run_id)
+            record.log_params(opening.params)
+            record.set_tags(opening.tags)
         yield record
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit, PointPrunedError):
@@ -203,8 +207,8 @@ def process_tags() -> dict[str, str]:
     return {"process.host": platform.node(), "process.pid": f"{process.pid} {process.create_time():.0f}"}
 
 
-def _reopen(client: Any, run_id: str) -> str:
-    """Sets a run that did not end well to RUNNING; empty if the store does not know it any more."""
+def _known(client: Any, run_id: str) -> str:
+    """The id of a run that can be gone on with; empty if the store does not know it any more."""
     from mlflow.exceptions import MlflowException
 
     if not run_id:
@@ -213,12 +217,14 @@ def _reopen(client: Any, run_id: str) -> str:
         run = client.get_run(run_id)
     except MlflowException:
         return ""
-    if run.info.lifecycle_stage != "active":
-        return ""
+    return run_id if run.info.lifecycle_stage == "active" else ""
+
+
+def _reopen(client: Any, run_id: str) -> None:
+    """Sets a run that did not end well to RUNNING."""
     client.update_run(run_id, status="RUNNING")
-    if "error" in run.data.tags:
+    if "error" in client.get_run(run_id).data.tags:
         client.delete_tag(run_id, "error")
-    return run_id
 
 
 def _end_dead_runs(client: Any, experiment_id: str) -> None:
