@@ -193,6 +193,25 @@ def test_faults_of_the_store_are_told(tmp_path: Path) -> None:
         pass
 
 
+def test_a_store_that_goes_away_is_survived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a run has to say while it trains: it goes on to its end, and each loss is told."""
+    with open_record(store(tmp_path), Opening("one")) as record:
+        for name in ("log_batch", "log_inputs", "log_artifact", "set_terminated", "get_run", "search_runs"):
+            monkeypatch.setattr(MlflowClient, name, Mock(side_effect=MlflowException("no answer")))
+        record.log_metrics({"train/loss": 2.0}, 7)
+        record.set_tags({"labels": "proven"})
+        record.log_data("dialogues", "f" * 64, "data/dialogues.jsonl", "training", 10)
+        record.log_artifact(tmp_path / "file.txt")
+        record.end_children()
+    said = capsys.readouterr().err
+    for lost in ("metrics of step 7", "labels", "training data", "file.txt", "status of killed points", "status"):
+        assert f"tracking: {lost} not recorded: no answer" in said
+    monkeypatch.undo()
+    assert runs(tmp_path)[0].data.metrics == {}
+
+
 def test_flatten() -> None:
     """Dotted paths; lists are leaves."""
     assert flatten({"lora": {"r": 8, "t": ["q"]}, "seed": 1}) == {"lora.r": 8, "lora.t": ["q"], "seed": 1}

@@ -4,8 +4,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from mlflow import MlflowClient
 
 from medllm.artifact import MANIFEST, sha256
 from medllm.config.tracking import MlflowConf, NoTrackingConf
@@ -98,10 +100,7 @@ def test_tags_of_a_run_that_has_ended(tmp_path: Path, store: MlflowConf, monkeyp
     assert not (tmp_path / "none.db").exists()
     tag_record(NoTrackingConf(), run_id, {"hub.commit": "abc"})
 
-    def broken(self: object, tags: dict[str, str]) -> None:
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr(type(record), "set_tags", broken)
+    monkeypatch.setattr(MlflowClient, "log_batch", Mock(side_effect=OSError("the disk is full")))
     tag_record(store, run_id, {"hub.commit": "def"})
 
 

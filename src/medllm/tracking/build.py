@@ -51,12 +51,7 @@ def find_record(conf: TrackingConf, record_id: str) -> Record:
 
 def tag_record(conf: TrackingConf, record_id: str, tags: dict[str, str]) -> None:
     """Tags of a run that has ended; a store that is away or does not take them is told, and no failure."""
-    record = find_record(conf, record_id)
-    if record.id:
-        from medllm.tracking.mlflow_record import survived
-
-        with survived(", ".join(tags)):
-            record.set_tags(tags)
+    find_record(conf, record_id).set_tags(tags)
 
 
 def folder_of_record(conf: TrackingConf, record_id: str) -> str:

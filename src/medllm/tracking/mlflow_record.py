@@ -47,7 +47,7 @@ def legal_value(value: Any) -> str:
 
 
 class MlflowRecord(Record):
-    """A run in an MLflow store."""
+    """A run in an MLflow store. A store that is away is told and survived: what was trained is worth more than its record."""
 
     def __init__(self, client: Any, run_id: str):
         self.client = client
@@ -62,14 +62,6 @@ class MlflowRecord(Record):
         with survived(f"metrics of step {step}"):
             self.client.log_batch(self.id, metrics=entries)
 
-    def log_params(self, params: dict[str, Any]) -> None:
-        """Every leaf of the configuration, in batches the store accepts."""
-        from mlflow.entities import Param
-
-        entries = [Param(legal_name(name), legal_value(value)) for name, value in params.items()]
-        for start in range(0, len(entries), BATCH):
-            self.client.log_batch(self.id, params=entries[start : start + BATCH])
-
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Copies a file into the store."""
         with survived(path.name):
@@ -77,9 +69,8 @@ class MlflowRecord(Record):
 
     def set_tags(self, tags: dict[str, str]) -> None:
         """Short texts."""
-        from mlflow.entities import RunTag
-
-        self.client.log_batch(self.id, tags=[RunTag(legal_name(name), value[:8000]) for name, value in tags.items()])
+        with survived(", ".join(tags)):
+            _log_tags(self.client, self.id, tags)
 
     def tag(self, name: str) -> str:
         """A tag's text; empty where there is none."""
@@ -100,7 +91,10 @@ class MlflowRecord(Record):
         dataset = Dataset(
             name, digest[:36], "local", json.dumps({"uri": source}), profile=json.dumps({"num_rows": num_rows})
         )
-        self.client.log_inputs(self.id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+        with survived(f"{context} data"):
+            self.client.log_inputs(
+                self.id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
+            )
 
 
 def connect(conf: MlflowConf) -> tuple[Any, str]:
@@ -156,10 +150,10 @@ def open_mlflow_record(conf: MlflowConf, opening: Opening) -> Iterator[MlflowRec
     try:
         with told(conf):
             if known:
-                record.set_tags(tags)
+                _log_tags(client, run_id, tags)
                 _reopen(client, run_id)
-            record.log_params(opening.params)
-            record.set_tags(opening.tags)
+            _log_params(client, run_id, opening.params)
+            _log_tags(client, run_id, opening.tags)
         yield record
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit, PointPrunedError):
@@ -205,6 +199,21 @@ def process_tags() -> dict[str, str]:
     """Who keeps a run's record: enough to know later whether that process still lives."""
     process = psutil.Process()
     return {"process.host": platform.node(), "process.pid": f"{process.pid} {process.create_time():.0f}"}
+
+
+def _log_params(client: Any, run_id: str, params: dict[str, Any]) -> None:
+    """Every leaf of the configuration, in batches the store accepts."""
+    from mlflow.entities import Param
+
+    entries = [Param(legal_name(name), legal_value(value)) for name, value in params.items()]
+    for start in range(0, len(entries), BATCH):
+        client.log_batch(run_id, params=entries[start : start + BATCH])
+
+
+def _log_tags(client: Any, run_id: str, tags: dict[str, str]) -> None:
+    from mlflow.entities import RunTag
+
+    client.log_batch(run_id, tags=[RunTag(legal_name(name), value[:8000]) for name, value in tags.items()])
 
 
 def _known(client: Any, run_id: str) -> str:
