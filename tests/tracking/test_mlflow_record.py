@@ -91,6 +91,26 @@ def test_names_and_values_that_mlflow_refuses(tmp_path: Path) -> None:
     assert legal_value([1, "é"]) == '[1, "é"]'
 
 
+def test_no_name_takes_the_place_of_another(tmp_path: Path) -> None:
+    """A hundred odd names, many of which come to the same: every value arrives, and what was legal keeps its name."""
+    odd = [f"a{char}b" for char in "_@=[]{}()!?#$%&*+,;<>|~^\"'\\\t\n"]
+    odd += [
+        f"{before}c{after}"
+        for before in ("", "/", "./", "../", "//", " ")
+        for after in ("", "/", "/.", "/..", "//", " ")
+    ]
+    odd += ["d//e", "d/./e", "d/../e", "d/_/e", "", ".", "..", "/", "_", "é", "e\u0301", "\U0001f600", "\u202e", "日本"]
+    odd += [f"{'k' * length}{end}" for length in (249, 250, 251, 400) for end in ("1", "2", "@", "/x")]
+    odd += [f"lora.{number}" for number in range(100 - len(odd))]
+    params = {name: f"value {number}" for number, name in enumerate(odd)}
+    assert len(params) >= 100
+    with open_record(store(tmp_path), Opening("one", params)):
+        pass
+    (run,) = runs(tmp_path)
+    assert sorted(run.data.params.values()) == sorted(params.values())
+    assert (run.data.params["a_b"], run.data.params["lora.0"]) == (params["a_b"], params["lora.0"])
+
+
 def test_non_finite_numbers_are_left_out(tmp_path: Path) -> None:
     """MLflow would store infinity as a number."""
     with open_record(store(tmp_path), Opening("one")) as record:

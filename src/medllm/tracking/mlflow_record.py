@@ -5,6 +5,7 @@ another's, and its exit handler calls a crashed run finished.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
@@ -14,7 +15,8 @@ import re
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,21 @@ LONGEST_VALUE, LONGEST_NAME, BATCH = 6000, 250, 90
 
 
 def legal_name(name: str) -> str:
-    """A parameter or metric name that MLflow accepts: what it refuses becomes `_`."""
-    return ILLEGAL.sub("_", name)[:LONGEST_NAME].strip("./ ") or "_"
+    """A parameter or metric name that MLflow accepts: what it refuses becomes `_`, parts of a path that say nothing, too."""
+    parts = ILLEGAL.sub("_", name).strip("./ ").split("/")
+    path = "/".join("_" if part in ("", ".", "..") else part for part in parts)
+    return path[:LONGEST_NAME].strip("./ ") or "_"
+
+
+def legal_names(names: Iterable[str]) -> dict[str, str]:
+    """Each name's legal one; where several would have the same, those that were changed end in a hash of what they were."""
+    legal = {name: legal_name(name) for name in names}
+    taken = Counter(legal.values())
+    for name, short in legal.items():
+        if taken[short] > 1 and short != name:
+            mark = f"_{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
+            legal[name] = short[: LONGEST_NAME - len(mark)] + mark
+    return legal
 
 
 def legal_value(value: Any) -> str:
@@ -57,8 +72,8 @@ class MlflowRecord(Record):
         """Named numbers at an optimizer step; non-finite ones are left out, since MLflow stores infinity as 1.8e308."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        entries = [Metric(legal_name(k), float(v), now, step) for k, v in metrics.items() if math.isfinite(v)]
+        now, names = int(time.time() * 1000), legal_names(metrics)
+        entries = [Metric(names[k], float(v), now, step) for k, v in metrics.items() if math.isfinite(v)]
         with survived(f"metrics of step {step}"):
             self.client.log_batch(self.id, metrics=entries)
 
@@ -205,7 +220,8 @@ def _log_params(client: Any, run_id: str, params: dict[str, Any]) -> None:
     """Every leaf of the configuration, in batches the store accepts."""
     from mlflow.entities import Param
 
-    entries = [Param(legal_name(name), legal_value(value)) for name, value in params.items()]
+    names = legal_names(params)
+    entries = [Param(names[name], legal_value(value)) for name, value in params.items()]
     for start in range(0, len(entries), BATCH):
         client.log_batch(run_id, params=entries[start : start + BATCH])
 
@@ -213,7 +229,8 @@ def _log_params(client: Any, run_id: str, params: dict[str, Any]) -> None:
 def _log_tags(client: Any, run_id: str, tags: dict[str, str]) -> None:
     from mlflow.entities import RunTag
 
-    client.log_batch(run_id, tags=[RunTag(legal_name(name), value[:8000]) for name, value in tags.items()])
+    names = legal_names(tags)
+    client.log_batch(run_id, tags=[RunTag(names[name], value[:8000]) for name, value in tags.items()])
 
 
 def _known(client: Any, run_id: str) -> str:
