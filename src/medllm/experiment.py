@@ -112,6 +112,7 @@ def run_training(
             one_failure(shared),
             explained_memory(_smaller(conf)),
             _kept_foundation(keep=is_point),
+            stop.no_other_exit(),
         ):
             write_record_id(folder, record.id)
             record.log_artifact(folder / "config.yaml")

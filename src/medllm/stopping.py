@@ -57,6 +57,20 @@ class Stop:
         finally:
             self._deferring, self._on_request = before
 
+    @contextlib.contextmanager
+    def no_other_exit(self) -> Iterator[None]:
+        """Whoever exits while nobody asked to stop has failed, and must not pass for an interruption.
+
+        Raises:
+            RuntimeError: instead of that SystemExit.
+        """
+        try:
+            yield
+        except SystemExit as error:
+            if self.requested():
+                raise
+            raise RuntimeError(f"ended itself with code {error.code}") from error
+
     def handle(self, signum: int, frame: FrameType | None) -> None:
         """A signal handler."""
         first, self.signum = self.signum == 0, signum
