@@ -80,8 +80,11 @@ def rooted(path: str) -> Path:
 
 
 def slug(text: str) -> str:
-    """A folder name made of an override list: nothing but letters, digits, `.`, `-`, `=`, `,` and `_`, at most 120."""
-    return re.sub(r"[^A-Za-z0-9.=,_-]+", "-", str(text)).strip("-.")[:120]
+    """A folder name made of an override list: nothing but letters, digits, `.`, `-`, `=`, `,` and `_`, at most 120.
+
+    Never empty, and never a way out of the folder it lies in.
+    """
+    return re.sub(r"[^A-Za-z0-9.=,_-]+", "-", str(text)).strip("-.")[:120] or "unnamed"
 
 
 def gpus_per_point() -> int:
