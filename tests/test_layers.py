@@ -27,7 +27,7 @@ LAYERS = [
     {"config"},
     {"conversation", "licences", "run_folder", "spreadsheet"},
     {"data", "models", "tracking", "hub", "plots", "pages", "artifact", "help"},
-    {"training", "inference", "data_page", "locate"},
+    {"training", "inference", "data_page", "locate", "sameness"},
     {"result", "data_view", "foundation", "guard"},
     {"evaluation"},
     {"deposit"},

@@ -231,7 +231,7 @@ def run_point(config: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode is RunMode.MULTIRUN
-    from medllm.run_folder import RESULT, STOP, read_result, write_result
+    from medllm.run_folder import STOP, lock_folder, read_result, write_result
 
     if sweeping:
         stop.file = folder.parent / STOP
@@ -243,10 +243,32 @@ def run_point(config: DictConfig) -> float:
         if stop.requested():
             write_result(folder, "NOT STARTED", reason="the sweep was stopped")
             raise PointFailedError("the sweep was stopped before this point")
-    elif (folder / RESULT).exists():
+        return _train_to_the_end(config, folder, sweeping=True)
+    fix = "wait for it, or choose another folder"
+    lock = lock_folder(folder, Fault("hydra.run.dir", "is in use by another process", str(folder), fix=fix))
+    try:
+        _refuse_held(config, folder)
+        return _train_to_the_end(config, folder, sweeping=False)
+    finally:
+        lock.release()
+
+
+def _refuse_held(config: DictConfig, folder: Path) -> None:
+    """A folder takes one run, which goes on there if it was ended before its time."""
+    from medllm.run_folder import RESULT, read_result
+    from medllm.sameness import refuse_other_run
+
+    if read_result(folder).get("status") == "FINISHED":
         raise ConfigError(Fault("hydra.run.dir", "holds a run already", str(folder), fix="choose another folder"))
+    refuse_other_run(to_run_conf(config), folder)  # before the result of the one that is there gives way to this one's
+    (folder / RESULT).unlink(missing_ok=True)
+
+
+def _train_to_the_end(config: DictConfig, folder: Path, *, sweeping: bool) -> float:
+    """See `run_point`."""
     from medllm.experiment import free_memory  # imports what touches CUDA: only after a GPU is claimed
     from medllm.publication.publish import publish_trained
+    from medllm.run_folder import write_result
 
     stop.listen()
     reason = ""

@@ -12,6 +12,7 @@ from medllm.conversation import Renderer
 from medllm.data.packing import best_fit
 from medllm.data.pipeline import Datasets, Side
 from medllm.data_page import DataView, SampleView, SideView, html_page
+from medllm.run_folder import DATA, write_whole
 
 SAMPLES = 3
 
@@ -84,7 +85,7 @@ def _padded(lengths: NDArray[np.int64], batch_size: int) -> int:
 
 def write_data_report(view: DataView, folder: Path) -> list[Path]:
     """Writes `data_report.html` for people and `data_report.json` for programs, without the samples' text."""
-    page, numbers = folder / "data_report.html", folder / "data_report.json"
+    page, numbers = folder / "data_report.html", folder / DATA
     page.write_text(html_page(view), encoding="utf-8")
     summary = {
         "source": view.source,
@@ -94,5 +95,4 @@ def write_data_report(view: DataView, folder: Path) -> list[Path]:
         "fill": view.fill,
         "report": asdict(view.report),
     }
-    numbers.write_text(json.dumps(summary, indent=2), encoding="utf-8")
-    return [page, numbers]
+    return [page, write_whole(numbers, json.dumps(summary, indent=2))]

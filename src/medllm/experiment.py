@@ -20,6 +20,7 @@ from medllm.config.run import RunConf
 from medllm.config.store import project_root, schema_names
 from medllm.config.tracking import NoTrackingConf
 from medllm.config.trainer import Direction
+from medllm.console import say
 from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets
 from medllm.deposit import base_name, record_curves, record_data, record_proof, save_artifact, say_plan
@@ -31,7 +32,8 @@ from medllm.models.base import is_at_hand, pick_device
 from medllm.models.fused.engine import FusedEngine
 from medllm.models.preflight import preflight_faults
 from medllm.result import Result, final_metrics, require_objective
-from medllm.run_folder import one_failure, read_record_id, write_record_id
+from medllm.run_folder import CONFIG, one_failure, read_record_id, write_record_id, write_whole
+from medllm.sameness import refuse_other_data, refuse_other_run
 from medllm.stopping import stop
 from medllm.tracking.build import open_record
 from medllm.tracking.lineage import GitState, git_state, hardware, versions
@@ -46,7 +48,7 @@ from medllm.training.callbacks import (
     StepTimer,
     StopOnRequest,
 )
-from medllm.training.checkpoint import newest_valid
+from medllm.training.checkpoint import fault, newest_valid
 from medllm.training.engine import build_engine, engine_faults
 from medllm.training.metrics import EvalMetrics
 from medllm.training.trainer import MedTrainer
@@ -82,17 +84,20 @@ def run_training(
 ) -> Result:
     """Trains, evaluates and saves, as the configuration says.
 
+    In a folder where the same run was ended before its time it goes on: from the newest complete checkpoint there, in the same
+    record.
+
     Args:
         conf: Checked by `check`.
         folder: The run's own; artifact, checkpoints, plots and result go there. Of a rank other than 0 a place for what
             nobody reads.
         parent_id: The sweep's record, if the run is a point of one.
         choices: Option chosen of each group (`lora`: `dora`), for the run record; by default the schemas' names.
-        is_point: Of a sweep: goes on from the newest complete checkpoint in its folder, in the same record, and leaves the
-            base model for the next point.
+        is_point: Of a sweep: leaves the base model for the next point.
         report: Of a search: takes step and held-out loss at every evaluation, returns whether to give the point up.
 
     Raises:
+        ConfigError: if the folder holds another run, or `trainer.resume_from_checkpoint` is damaged; nothing is written.
         PointPrunedError: if the search gave it up; the run record says KILLED, and `pruned`.
         MedLLMError: of the kind that fits; the run record says FAILED with the traceback.
     """
@@ -100,13 +105,14 @@ def run_training(
     device = pick_device(conf.trainer.use_cpu)
     with ranks.connected(device):
         reset_peak_memory(device)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(resolved_yaml(conf), encoding="utf-8")
-        code = git_state(project_root())
-        opening = _opening(conf, folder, code, parent_id, choices, is_point)
-        checkpoint = newest_valid(folder / "checkpoints") if is_point else conf.trainer.resume_from_checkpoint
-        tracking = conf.tracking if ranks.is_main() else NoTrackingConf()
         shared = ranks.of_main(folder)
+        refuse_other_run(conf, shared)
+        checkpoint = _checkpoint(conf, shared / "checkpoints")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / CONFIG, resolved_yaml(conf))
+        code = git_state(project_root())
+        opening = _opening(conf, folder, code, parent_id, choices)
+        tracking = conf.tracking if ranks.is_main() else NoTrackingConf()
         with (
             open_record(tracking, opening) as record,
             one_failure(shared),
@@ -115,22 +121,19 @@ def run_training(
             stop.no_other_exit(),
         ):
             write_record_id(folder, record.id)
-            record.log_artifact(folder / "config.yaml")
+            record.log_artifact(folder / CONFIG)
             if code.diff:
                 (folder / "uncommitted.diff").write_text(code.diff, encoding="utf-8")
                 record.log_artifact(folder / "uncommitted.diff")
-            resume = str(checkpoint) if checkpoint else None
             result = _run(
-                conf, folder, shared / "checkpoints", device, record, code.commit, started, resume, report, is_point
+                conf, folder, shared / "checkpoints", device, record, code.commit, started, checkpoint, report, is_point
             )
             record.log_metrics(final_metrics(result), result.steps)
             require_objective(result)  # last, so that what was trained is kept
     return result
 
 
-def _opening(
-    conf: RunConf, folder: Path, code: GitState, parent_id: str, choices: Mapping[str, str] | None, is_point: bool
-) -> Opening:
+def _opening(conf: RunConf, folder: Path, code: GitState, parent_id: str, choices: Mapping[str, str] | None) -> Opening:
     """What the record says of a run before it begins."""
     tags = {"mlflow.source.git.commit": code.commit, "git.dirty": str(code.dirty).lower(), "seed": str(conf.seed)}
     tags |= {f"version.{name}": text for name, text in versions().items()}
@@ -139,7 +142,24 @@ def _opening(
     leaves = {**(choices or schema_names(conf)), **flatten(resolved(conf))}
     # A point's folder says what distinguishes it, and ends in its key.
     name = folder.name.rpartition("-")[0] if parent_id else conf.name
-    return Opening(name, leaves, tags, parent_id, read_record_id(folder) if is_point else "")
+    return Opening(name, leaves, tags, parent_id, read_record_id(folder))
+
+
+def _checkpoint(conf: RunConf, folder: Path) -> str | None:
+    """What a run goes on from, of all ranks: the newest complete one of its own, or else what it was told to begin with."""
+
+    def find() -> tuple[str | None, str]:
+        own, given = newest_valid(folder), conf.trainer.resume_from_checkpoint
+        if own is not None:
+            say("resume", str(own))
+            return str(own), ""
+        return given, fault(Path(given)) if given else ""
+
+    found, problem = ranks.of_main(find() if ranks.is_main() else (None, ""))
+    if problem:
+        fix = "an earlier checkpoint of that run, or leave it out to begin anew"
+        raise ConfigError(Fault("trainer.resume_from_checkpoint", problem, str(found), fix=fix))
+    return found
 
 
 def _run(
@@ -157,6 +177,7 @@ def _run(
     """The table of contents of a run."""
     ground = lay_ground(conf, device, refuse=not is_point)
     decided, datasets, tokenizer, renderer = ground.conf, ground.datasets, ground.tokenizer, ground.renderer
+    refuse_other_data(datasets.fingerprint, folder)
     record_data(datasets, conf, renderer, folder, record)
     suites = _suites(conf, ground.inference_renderer, datasets, record)
 

@@ -2,6 +2,7 @@
 
     <run>/config.yaml                 the resolved configuration
     <run>/result.json                 status, objective, metrics, reason
+    <run>/data_report.json            what was trained on, in numbers
     <run>/history.json                learning curves, tokens and seconds over steps
     <run>/record_id                   its run in the tracking store
     <run>/eval_losses.safetensors     final loss of each held-out conversation
@@ -22,12 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from medllm import ranks
-from medllm.errors import MedLLMError, RankError
+from medllm.errors import ConfigError, Fault, MedLLMError, RankError
 
+CONFIG, DATA = "config.yaml", "data_report.json"
 RESULT, HISTORY, LOSSES = "result.json", "history.json", "eval_losses.safetensors"
 RECORD, SWEEP, STOP, STUDY = "record_id", "sweep.json", "stop", "study.db"
 
@@ -106,6 +109,21 @@ class SweepFile:
         """Reads it; raises FileNotFoundError where there is none."""
         values = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
         return cls(**{**values, "points": [SweepPoint(**point) for point in values["points"]]})
+
+
+def lock_folder(folder: Path, fault: Fault) -> FileLock:
+    """Keeps other processes out of a run's or a sweep's folder, until it is released or this process ends.
+
+    Raises:
+        ConfigError: with the fault, at once, if another process is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(fault) from None
+    return lock
 
 
 def write_whole(path: Path, text: str) -> Path:

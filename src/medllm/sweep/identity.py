@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from medllm.config.compose import resolved
-from medllm.config.plan import WITHOUT_EFFECT, Point
+from medllm.config.plan import Point
 from medllm.config.rules import effective_batching
 from medllm.config.run import RunConf
-from medllm.config.trainer import Scheduler, Strategy
 from medllm.errors import Fault
-from medllm.tracking.record import flatten
+from medllm.sameness import what_matters
 
 
 def point_key(conf: RunConf, fingerprint: str) -> str:
@@ -24,45 +23,9 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def inert_keys(conf: RunConf) -> set[str]:
-    """Keys that change neither what is trained nor what is measured, given the rest of the configuration.
-
-    Those that only choose and clean conversations are among them: the data's fingerprint says what they came to.
-    """
-    trainer = conf.trainer
-    inert = {
-        "data.num_conversations",
-        "data.shuffle_seed",
-        "trainer.logging_steps",
-        "trainer.save_strategy",
-        "trainer.save_steps",
-        "trainer.save_total_limit",
-        "trainer.dataloader_num_workers",
-        "trainer.per_device_eval_batch_size",
-        "trainer.eval_strategy",
-        "trainer.eval_steps",
-    }
-    if trainer.max_steps > 0:
-        inert.add("trainer.num_train_epochs")
-    if trainer.lr_scheduler_type is Scheduler.constant:
-        inert.add("trainer.warmup_steps")
-    if conf.data.eval_fraction == 0 or trainer.eval_strategy is Strategy.no:
-        inert.add("trainer.eval_steps")
-    if conf.data.eval_fraction == 0:
-        inert.add("data.split_seed")
-    return inert
-
-
 def outcome_key(conf: RunConf, fingerprint: str) -> str:
     """Equal for two points that train and measure the same."""
-    inert = inert_keys(conf)
-    preparing = ("data.cleaning.", "data.deidentification.", "data.contamination.")
-    leaves = {
-        name: value
-        for name, value in flatten(resolved(conf)).items()
-        if name not in inert and name.partition(".")[0] not in WITHOUT_EFFECT and not name.startswith(preparing)
-    }
-    return digest([leaves, effective_batching(conf).name, fingerprint])
+    return digest([what_matters(conf), effective_batching(conf).name, fingerprint])
 
 
 def sameness_faults(points: Sequence[Point], fingerprints: Sequence[str]) -> list[Fault]:

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from medllm.comparison.report import compare_sweep, print_comparison, write_comparison
 from medllm.config.plan import Plan
 from medllm.config.run import RunConf
@@ -16,7 +14,7 @@ from medllm.config.store import slug
 from medllm.config.trainer import LOSS
 from medllm.console import console, say
 from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError
-from medllm.run_folder import RESULT, STOP, SWEEP, SweepFile, SweepPoint, read_result
+from medllm.run_folder import RESULT, STOP, SWEEP, SweepFile, SweepPoint, lock_folder, read_result
 from medllm.stopping import OWNER, stop
 from medllm.summary import print_points
 from medllm.sweep.outlook import Outlook
@@ -120,13 +118,8 @@ class Sweep:
             ConfigError: if another process runs this sweep already.
             PointFailedError: if a point failed or is missing.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock", blocking=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            fix = "wait for it, or choose another sweep.name"
-            raise ConfigError(Fault("sweep.name", "is being run by another process", self.file.name, fix=fix)) from None
+        fix = "wait for it, or choose another sweep.name"
+        lock = lock_folder(self.folder, Fault("sweep.name", "is being run by another process", self.file.name, fix=fix))
         stop.file = self.folder / STOP
         stop.file.unlink(missing_ok=True)
         os.environ[OWNER] = str(os.getpid())

@@ -167,7 +167,8 @@ def open_mlflow_record(conf: MlflowConf, opening: Opening) -> Iterator[MlflowRec
             if known:
                 _log_tags(client, run_id, tags)
                 _reopen(client, run_id)
-            _log_params(client, run_id, opening.params)
+            kept = client.get_run(run_id).data.params if known else {}
+            _log_params(client, run_id, opening.params, kept)
             _log_tags(client, run_id, opening.tags)
         yield record
         status = "FINISHED"
@@ -216,12 +217,12 @@ def process_tags() -> dict[str, str]:
     return {"process.host": platform.node(), "process.pid": f"{process.pid} {process.create_time():.0f}"}
 
 
-def _log_params(client: Any, run_id: str, params: dict[str, Any]) -> None:
-    """Every leaf of the configuration, in batches the store accepts."""
+def _log_params(client: Any, run_id: str, params: dict[str, Any], kept: Iterable[str]) -> None:
+    """Every leaf of the configuration, in batches the store accepts; those that the run has already can't change any more."""
     from mlflow.entities import Param
 
     names = legal_names(params)
-    entries = [Param(names[name], legal_value(value)) for name, value in params.items()]
+    entries = [Param(names[name], legal_value(value)) for name, value in params.items() if names[name] not in kept]
     for start in range(0, len(entries), BATCH):
         client.log_batch(run_id, params=entries[start : start + BATCH])
 

@@ -25,7 +25,7 @@ from medllm.models.fused.engine import FusedEngine
 from medllm.models.quantization import dequantized
 from medllm.run_folder import ConversationLosses
 from medllm.training.callbacks import NonFiniteGuard
-from medllm.training.checkpoint import checkpoints, rotate, seal
+from medllm.training.checkpoint import checkpoints, fault, rotate, seal
 from medllm.training.engine import flat_collator
 from medllm.training.metrics import SampleSums, conversation_losses, evaluate, precision, token_sums
 
@@ -357,8 +357,8 @@ class MedTrainer(Trainer):
         counters |= {"engine": self._engine_name, "world_size": self.args.world_size}
         (checkpoint / COUNTERS).write_text(json.dumps(counters))
         seal(checkpoint)
-        for path in checkpoints(folder):  # later ones were damaged, or this run would have gone on from them
-            if int(path.name.partition("-")[2]) > self.state.global_step:
+        for path in checkpoints(folder):  # later ones that are damaged were passed over at the resume
+            if int(path.name.partition("-")[2]) > self.state.global_step and fault(path):
                 shutil.rmtree(path)
         rotate(folder, self.conf.save_total_limit)
 

@@ -1,0 +1,96 @@
+"""When two runs train the same: what a sweep's points are told apart by, and what a run that goes on must not have changed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from medllm.config.compose import resolved, run_conf_from_file
+from medllm.config.plan import WITHOUT_EFFECT
+from medllm.config.run import RunConf
+from medllm.config.trainer import Scheduler, Strategy
+from medllm.errors import ConfigError, Fault
+from medllm.run_folder import CONFIG, DATA
+from medllm.tracking.record import flatten
+
+FIX = "hydra.run.dir=<another folder>, or the old value to go on"
+
+
+def inert_keys(conf: RunConf) -> set[str]:
+    """Keys that change neither what is trained nor what is measured, given the rest of the configuration.
+
+    Those that only choose and clean conversations are among them: the data's fingerprint says what they came to.
+    """
+    trainer = conf.trainer
+    inert = {
+        "data.num_conversations",
+        "data.shuffle_seed",
+        "trainer.logging_steps",
+        "trainer.save_strategy",
+        "trainer.save_steps",
+        "trainer.save_total_limit",
+        "trainer.dataloader_num_workers",
+        "trainer.per_device_eval_batch_size",
+        "trainer.eval_strategy",
+        "trainer.eval_steps",
+    }
+    if trainer.max_steps > 0:
+        inert.add("trainer.num_train_epochs")
+    if trainer.lr_scheduler_type is Scheduler.constant:
+        inert.add("trainer.warmup_steps")
+    if conf.data.eval_fraction == 0 or trainer.eval_strategy is Strategy.no:
+        inert.add("trainer.eval_steps")
+    if conf.data.eval_fraction == 0:
+        inert.add("data.split_seed")
+    return inert
+
+
+def what_matters(conf: RunConf) -> dict[str, Any]:
+    """The leaves of a configuration that decide what is trained and measured, the choice of conversations left out."""
+    inert = inert_keys(conf)
+    preparing = ("data.cleaning.", "data.deidentification.", "data.contamination.")
+    return {
+        name: value
+        for name, value in flatten(resolved(conf)).items()
+        if name not in inert and name.partition(".")[0] not in WITHOUT_EFFECT and not name.startswith(preparing)
+    }
+
+
+def refuse_other_run(conf: RunConf, folder: Path) -> None:
+    """A run goes on in its folder as what it began as.
+
+    Raises:
+        ConfigError: with every key that matters and has another value than the run in the folder.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        return
+    old, new = what_matters(run_conf_from_file(path)), what_matters(conf)
+    faults = [
+        Fault(key, f"was {_shown(old, key)} when the run in {folder} began", _shown(new, key), fix=FIX)
+        for key in sorted(old | new)
+        if _shown(old, key) != _shown(new, key)
+    ]
+    if faults:
+        raise ConfigError(faults)
+
+
+def refuse_other_data(fingerprint: str, folder: Path) -> None:
+    """The conversations are those that the run in the folder began with, wherever they come from.
+
+    Raises:
+        ConfigError: with both fingerprints.
+    """
+    path = folder / DATA
+    if not path.is_file():
+        return
+    old = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+    if old != fingerprint:
+        raise ConfigError(Fault("data", f"was {old[:12]} when the run in {folder} began", fingerprint[:12], fix=FIX))
+
+
+def _shown(leaves: dict[str, Any], key: str) -> str:
+    """A leaf as people write it."""
+    if key not in leaves:
+        return "not there"
+    value = leaves[key]
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,170 @@
+"""A run that was ended before its time goes on by the same line, as what it began as, and alone in its folder."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from mlflow import MlflowClient
+from omegaconf import open_dict
+
+from medllm.artifact import sha256
+from medllm.cli import run_point
+from medllm.config.compose import compose_config
+from medllm.config.plan import make_plan
+from medllm.errors import ConfigError
+from medllm.sweep.run import Sweep
+from medllm.training.trainer import MedTrainer
+
+SAVING = ["trainer.max_steps=6", "trainer.save_strategy=steps", "trainer.save_steps=2", "trainer.eval_strategy=no"]
+SAVING += ["generation.sample_prompts=[]", "trainer.save_total_limit=null"]
+
+
+class Killed(BaseException):
+    """Stands for a process that dies."""
+
+
+@pytest.fixture
+def line(tiny_overrides: list[str]) -> list[str]:
+    """A tiny run with a checkpoint at every second of its six steps."""
+    own = [o for o in tiny_overrides if not o.startswith(("hydra.", "trainer.max_steps"))]
+    return [*own, *SAVING]
+
+
+def typed(line: list[str], folder: Path) -> None:
+    """What `python train.py LINE hydra.run.dir=FOLDER` does inside Hydra."""
+    config = compose_config(line)
+    with open_dict(config):
+        config.hydra.runtime.output_dir = str(folder)
+    HydraConfig.instance().set_config(config)
+    run_point(config)
+
+
+def ended(line: list[str], folder: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, ended in its sixth step."""
+    step = MedTrainer.training_step
+
+    def harmed(self: Any, *arguments: Any, **more: Any) -> Any:
+        if self.state.global_step == 5:
+            raise error
+        return step(self, *arguments, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MedTrainer, "training_step", harmed)
+        with pytest.raises(type(error)):
+            typed(line, folder)
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Everything in a folder but its lock, by content."""
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): sha256(path) for path in found}
+
+
+def test_the_same_line_goes_on(
+    line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed, and interrupted with its newest checkpoint damaged: the weights of an uninterrupted run, bit for bit.
+
+    In the same run record, which has every step; what has finished is not run again.
+    """
+    typed(line, tmp_path / "whole")
+    wanted = sha256(tmp_path / "whole" / "artifact" / "adapter_model.safetensors")
+    for name, error, newest in (("killed", Killed(), 4), ("interrupted", KeyboardInterrupt(), 2)):
+        folder = tmp_path / name
+        ended(line, folder, error, monkeypatch)
+        checkpoints = folder / "checkpoints"
+        assert {path.name for path in checkpoints.iterdir()} == {"checkpoint-2", "checkpoint-4"}
+        if newest == 2:
+            assert json.loads((folder / "result.json").read_text())["status"] == "KILLED"
+            with (checkpoints / "checkpoint-4" / "optimizer.pt").open("r+b") as file:
+                file.write(b"damaged")
+        capsys.readouterr()
+        typed([*line, "trainer.logging_steps=1"], folder)  # which changes nothing of what is trained
+        said = capsys.readouterr().err
+        assert ("checkpoint-4 has a damaged optimizer.pt; going back" in said) == (newest == 2)
+        assert f"checkpoints/checkpoint-{newest}" in said.replace("\n", "")
+        assert sha256(folder / "artifact" / "adapter_model.safetensors") == wanted
+        assert json.loads((folder / "result.json").read_text())["status"] == "FINISHED"
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("medllm").experiment_id])
+    assert [run.info.status for run in found] == ["FINISHED"] * 3
+    for run in found:
+        assert {metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")} == set(range(1, 7))
+    before = files(tmp_path / "killed")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        typed(line, tmp_path / "killed")
+    assert files(tmp_path / "killed") == before
+
+
+def test_another_run_does_not_go_on(line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each key that matters with both values; nothing of the run that is there changes; nor does it go on with other data."""
+    data = tmp_path / "dialogues.csv"
+    given = next(o for o in line if o.startswith("data.path=")).partition("=")[2]
+    data.write_text(Path(given).read_text())
+    line = [*(o for o in line if not o.startswith(("data.path", "tracking."))), f"data.path={data}", "tracking=none"]
+    folder = tmp_path / "run"
+    ended(line, folder, Killed(), monkeypatch)
+    before = files(folder)
+    with pytest.raises(ConfigError) as refused:
+        typed([*line, "lora.r=4", "seed=3"], folder)
+    assert [(fault.key, fault.value) for fault in refused.value.faults] == [
+        ("lora.r", "4"),
+        ("seed", "3"),
+    ]
+    assert f"lora.r=4: was 16 when the run in {folder} began" in str(refused.value)
+    assert "fix: hydra.run.dir=<another folder>" in str(refused.value)
+    assert files(folder) == before
+    data.write_text(data.read_text().replace("headache", "toothache"))
+    with pytest.raises(ConfigError, match=r"data=.*: was .* when the run in"):
+        typed(line, folder)
+    assert (folder / "checkpoints" / "checkpoint-4" / "manifest.json").is_file()
+    damaged = folder / "checkpoints" / "checkpoint-2"
+    (damaged / "optimizer.pt").write_bytes(b"damaged")
+    with pytest.raises(ConfigError, match=r"(?s)trainer\.resume_from_checkpoint=.*has a damaged optimizer\.pt"):
+        typed([*line, f"trainer.resume_from_checkpoint={damaged}"], tmp_path / "other")
+    assert not (tmp_path / "other" / "config.yaml").exists()
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from medllm.errors import Fault
+from medllm.run_folder import lock_folder
+lock = lock_folder(Path(sys.argv[1]), Fault("folder", "in use"))
+print("held", flush=True)
+input()
+"""
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Path]:
+    """A folder that another process works in."""
+    folder = tmp_path / "held"
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield folder
+    process.communicate("\n")
+
+
+def test_a_folder_takes_one_process(line: list[str], tmp_path: Path, held: Path) -> None:
+    """The second run, or sweep, is refused and leaves no trace; when the first process has ended, the folder is free."""
+    with pytest.raises(ConfigError, match=r"hydra\.run\.dir=.*is in use by another process"):
+        typed([*line], held)
+    sweep_line = [*(o for o in line if not o.startswith("tracking.")), "tracking=none", f"hydra.sweep.dir={held}"]
+    plan = make_plan([*sweep_line, "sweep.name=mine", "lora.r=2,4"], multirun=True)
+    sweep = Sweep(plan, [SimpleNamespace(key=f"{number:016}") for number in range(2)])  # type: ignore[misc]
+    with (
+        pytest.raises(ConfigError, match=r"sweep\.name=mine: is being run by another process"),
+        sweep.open(plan.points[0].conf),
+    ):
+        pytest.fail("is not reached")
+    assert files(held) == {}
+    assert not (tmp_path / "mlflow.db").exists()
