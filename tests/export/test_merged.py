@@ -36,7 +36,12 @@ KINDS: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+USUAL = ("lora", "dora", "new tokens, untied", "nf4")
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in USUAL else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_logits_are_the_adapters(kind: str, dialogues: Path, tmp_path: Path) -> None:
     """In float32, to a few millionths, for every adapter that changes weights, and on a base of 4 bit."""
     run = train_tiny(dialogues, tmp_path / "run", *FLOAT32, *KINDS[kind])

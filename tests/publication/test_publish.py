@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -122,6 +123,7 @@ def test_published_and_downloaded_it_is_the_artifact(
         load_artifact(folder)
 
 
+@pytest.mark.slow
 def test_what_is_new_is_a_commit(hub: Hub, run: Path, tmp_path: Path) -> None:
     """The same again is none; a card that says more is one; a merged model in its place leaves nothing of the adapter."""
     first = publish(conf_of(run), prepared(run))
@@ -212,18 +214,16 @@ def test_no_card_no_publication(run: Path) -> None:
 
 
 def test_foreign_files_stay_here(run: Path) -> None:
-    """What was put into the artifact's folder later, of whatever kind, is named and not sent."""
-    for name in ("optimizer.pt", "pytorch_model.bin", "patients.csv", "extra.safetensors"):
-        (run / "artifact" / name).write_bytes(b"x")
+    """What was put into the artifact's folder later is named and not sent; weights and pickles among it are refused."""
+    (run / "artifact" / "patients.csv").write_bytes(b"x")
     publication = prepared(run)
-    assert set(publication.left_out) == {
-        "optimizer.pt",
-        "pytorch_model.bin",
-        "patients.csv",
-        "extra.safetensors",
-        "samples.json",
-    }
+    assert set(publication.left_out) == {"patients.csv", "samples.json"}
     assert not {file.name for file in publication.files} & set(publication.left_out)
+    for name in ("optimizer.pt", "pytorch_model.bin", "extra.safetensors"):
+        (run / "artifact" / name).write_bytes(b"x")
+        with pytest.raises(ArtifactError, match=re.escape(name)):
+            prepared(run)
+        (run / "artifact" / name).unlink()
 
 
 def test_secrets_and_places_in_texts(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

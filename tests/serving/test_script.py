@@ -49,7 +49,7 @@ def test_it_says_where_it_is_and_goes_when_it_is_told(trained: Path, tmp_path: P
     ("arguments", "said"),
     [
         ([], "artifact"),
-        (["artifact=nowhere"], "nowhere"),
+        pytest.param(["artifact=nowhere"], "nowhere", marks=pytest.mark.slow),  # loads all libraries
         (["artifact=run", "port=70000"], "port=70000: is out of range"),
         (["artifact=run", "max_bach=3"], "did you mean max_batch?"),
     ],
