@@ -82,6 +82,7 @@ def test_names_of_winners(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_names_of_experiments(tmp_path: Path) -> None:
     """MLflow takes or refuses them; what their runs leave lies in the one folder that is meant for it."""
     for name in NAMES[::7]:  # one of each kind is enough: a database takes its time

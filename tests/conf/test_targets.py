@@ -138,6 +138,7 @@ def trained(config: DictConfig) -> float:
     raise AssertionError("a hostile configuration came to a run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
 def test_every_door_of_training_is_closed(
     flags: list[str],

@@ -267,6 +267,7 @@ def test_secrets_in_weights(hub: Hub, run: Path) -> None:
 LLAMA = ("model=llama3_8b_instruct", "model.revision=" + "a" * 40)
 
 
+@pytest.mark.slow
 def test_llama_wants_its_name_and_its_text(tmp_path: Path) -> None:
     """The repository's name; for everybody to see also the text of the licence; NOTICE and the banner come from the card."""
     run = run_folder(tmp_path / "run", 2, "", *LLAMA)
@@ -302,6 +303,7 @@ def test_licences_that_forbid(run: Path) -> None:
     assert "forbids" not in told("mit", data_license="cc-by-4.0")
 
 
+@pytest.mark.slow
 def test_a_base_that_only_this_machine_has(tmp_path: Path) -> None:
     """Is not published by its folder; with its id on the hub, that stands in configuration and manifest instead."""
     where = "model.pretrained_model_name_or_path=/models/qwen3-8b"

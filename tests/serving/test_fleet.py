@@ -25,6 +25,7 @@ def test_an_adapter_stands_beside_its_base(trained: Path) -> None:
     assert (Path(given["--generation-config"]) / "generation_config.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["lora=dora", "lora=ia3", "lora.bias=all"])
 def test_what_cannot_is_merged_first(option: str, dialogues: Path, tmp_path: Path) -> None:
     """VLLM would refuse it, or load it as something else."""

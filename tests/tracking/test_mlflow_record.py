@@ -124,6 +124,7 @@ def _first_user(folder: str, number: int) -> None:
             record.log_metrics({"train/loss": step}, step)
 
 
+@pytest.mark.slow
 def test_a_fresh_database_survives_simultaneous_first_users(tmp_path: Path) -> None:
     """Four processes open a database that does not exist yet; all their runs are there and whole."""
     context = multiprocessing.get_context("spawn")
