@@ -36,7 +36,8 @@ CSS = """
 .gradio-container {max-width: 1100px !important; margin: 0 auto !important; padding: 8px !important}
 #notice {border-left: 4px solid #b7791f; background: #fffaf0; color: #5f370e; padding: 8px 12px; border-radius: 4px}
 #status {font-size: 0.85em; opacity: 0.8}
-#banner {position: sticky; top: 0; z-index: 20; max-height: 40vh; overflow: auto}
+#banner {position: fixed; top: 8px; left: 50%; transform: translateX(-50%); width: min(1084px, calc(100vw - 16px)) !important}
+#banner {z-index: 1000 !important; max-height: 30vh; overflow-y: auto !important; box-sizing: border-box}
 #banner {background: #9b1c1c; color: #fff; padding: 12px 16px; border-radius: 6px; font-weight: 600; white-space: pre-line}
 #banner * {color: #fff !important}
 """
