@@ -12,6 +12,7 @@ Beside the base a LoRA of rank 16 on all seven projections, as if trained on NF4
 """
 
 import argparse
+import importlib
 import json
 import resource
 import subprocess
@@ -107,9 +108,8 @@ def merge_measured(base: str, adapter: str, output: str) -> None:
     from medllm.tracking.memory import resident_gib
 
     prepare_libraries()
-    import bitsandbytes  # noqa: F401
-    import peft  # noqa: F401
-
+    for library in ("bitsandbytes", "peft"):
+        importlib.import_module(library)
     model = ["model=pretrained", f"model.pretrained_model_name_or_path={base}", "model.dtype=bfloat16"]
     conf = load_run_conf([*model, "quantization=nf4_double", "data=dialogues_bundled", "tracking=none"])
     before, started = resident_gib(), time.perf_counter()

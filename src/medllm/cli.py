@@ -282,7 +282,7 @@ def _train_to_the_end(config: DictConfig, folder: Path, *, sweeping: bool) -> fl
             raise
     except PointPrunedError as error:
         write_result(folder, "PRUNED", objective=error.loss, reason=str(error))
-        console.print(f"pruned {folder.name}: {error}", markup=False)
+        console.print(f"pruned {folder.name}: {error}")
         traceback.clear_frames(error.__traceback__)
         return error.loss
     except Exception as error:

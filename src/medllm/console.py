@@ -17,8 +17,11 @@ ACTING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def plain_console(**settings: Any) -> Console:
-    """A console that shows words as they stand: rich colours numbers by default, and makes pictures of words between colons."""
-    return Console(highlight=False, emoji=False, **settings)
+    """A console that shows words as they stand.
+
+    By default rich colours numbers, makes pictures of words between colons, and takes what stands in brackets for its own markup.
+    """
+    return Console(highlight=False, emoji=False, markup=False, **settings)
 
 
 console = plain_console(stderr=True, soft_wrap=True, quiet=not is_main())
@@ -31,7 +34,7 @@ def harmless(text: str) -> str:
 
 def say(topic: str, text: str) -> None:
     """One line of what a run or a sweep tells before it begins, its text below that of the others."""
-    console.print(f"{topic:<10}{text}", markup=False)
+    console.print(f"{topic:<10}{text}")
 
 
 def tell(topic: str, text: object) -> None:

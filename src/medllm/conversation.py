@@ -68,6 +68,11 @@ class Conversation:
             return "half a character"
         return ""
 
+    @property
+    def unanswerable(self) -> str:
+        """Why no model can answer this, in a few words; empty where it ends with a user's message and all is in order."""
+        return Conversation((*self.messages, Message("assistant", "."))).fault
+
 
 def _encodes(text: str) -> bool:
     """Whether a text is whole: JSON lets half a surrogate pair through, no tokenizer does."""

@@ -53,7 +53,7 @@ def claim_gpu(stopped: Callable[[], bool]) -> None:
             os.environ["CUDA_VISIBLE_DEVICES"] = name
             return
         if not told:
-            console.print(f"waiting for one of {len(names)} GPUs, which other points use", markup=False)
+            console.print(f"waiting for one of {len(names)} GPUs, which other points use")
             told = True
         time.sleep(1)
 

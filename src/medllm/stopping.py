@@ -77,7 +77,7 @@ class Stop:
         if first and self._deferring:
             if self.file is not None:
                 self.file.touch()
-            console.print(f"\n{self._on_request}; once more stops at once", markup=False)
+            console.print(f"\n{self._on_request}; once more stops at once")
             return
         self.raise_now()
 

@@ -47,7 +47,7 @@ def print_run(result: Any, shown: dict[str, str]) -> None:
         **shown,
     }
     for name, text in lines.items():
-        console.print(f"{name:<15}{text}", markup=False)
+        console.print(f"{name:<15}{text}")
     for before, after in zip(result.answers_before, result.answers_after, strict=True):
         console.print()
         console.print(Text(f"patient   {before.question}", style="bold"))
@@ -58,7 +58,7 @@ def print_run(result: Any, shown: dict[str, str]) -> None:
 
 def print_point(name: str, result: Any) -> None:
     """One line for a finished point of a sweep."""
-    console.print(f"finished {name}: objective {result.objective:.4f}, {duration(result.seconds)}", markup=False)
+    console.print(f"finished {name}: objective {result.objective:.4f}, {duration(result.seconds)}")
 
 
 def gib(size: float) -> str:
@@ -108,11 +108,11 @@ def print_search(space: Any, states: Sequence[str], point: str, price: Any, fold
         folder: The search's.
     """
     count = space.conf.n_trials
-    console.print(f"\nsearch of {count} trials, {space.n_jobs} at once", markup=False)
+    console.print(f"\nsearch of {count} trials, {space.n_jobs} at once")
     lines = {axis.key: str(axis) for axis in space.axes}
     width = max(map(len, lines))
     for key, text in lines.items():
-        console.print(f"  {key:<{width}}  {text}", markup=False)
+        console.print(f"  {key:<{width}}  {text}")
     time = f", {duration(price.seconds)} (from {price.rate.source})" if price.rate is not None else ""
     share = f"{price.trainable:,} parameters trained ({100 * price.trainable / price.total:.2f} %)"
     work = f"{price.steps:,} steps, {price.tokens:,} tokens, peak memory {gib(price.memory_gib)}{time}"

@@ -8,7 +8,7 @@ from typing import Any
 from medllm.chat.history import fitting
 from medllm.config.chat import TalkConf
 from medllm.config.generation import GenerationConf
-from medllm.conversation import Conversation, Message, Renderer
+from medllm.conversation import Conversation, Renderer
 from medllm.errors import ChatError
 from medllm.evaluation.subject import ModelSubject
 from medllm.evaluation.suite import Likelihood, Side
@@ -67,9 +67,8 @@ class Speaker:
         Raises:
             ChatError: if the newest message alone is too long, or the conversation is none.
         """
-        fault = Conversation((*conversation.messages, Message("assistant", "."))).fault
-        if fault:
-            raise ChatError(f"this is no conversation that a model can read: {fault}")
+        if conversation.unanswerable:
+            raise ChatError(f"this is no conversation that a model can read: {conversation.unanswerable}")
         return fitting(conversation, self.renderer, self.context - (conf or self.generation).max_new_tokens)
 
     def answer(

@@ -136,11 +136,11 @@ class Terminal:
             signal.signal(signal.SIGINT, before)
 
     def _write(self, text: str) -> None:
-        self._console.print(harmless(text), end="", markup=False, soft_wrap=True)
+        self._console.print(harmless(text), end="", soft_wrap=True)
         self._console.file.flush()
 
     def _show(self, text: str, style: str = "dim") -> None:
-        self._console.print(harmless(text), style=style, markup=False)
+        self._console.print(harmless(text), style=style)
 
     # Commands
 

@@ -78,7 +78,6 @@ class Journal:
         if changed:
             console.print(
                 f"{', '.join(changed)}: asked before about another artifact, with other settings or items; starts anew",
-                markup=False,
             )
         lines = [line for line in lines if line["suite"] in before and line["suite"] not in changed]
         write_whole(path, "".join(map(_text, lines)))  # before the identity: lines are never read under a wrong one

@@ -238,4 +238,4 @@ class Bars:
         self.progress.advance(self.task)
         quarters = [self.total * part // 4 for part in (1, 2, 3, 4)]
         if self.progress.disable and self.done in quarters:
-            console.print(f"{self.name}: {self.done} of {self.total}", markup=False)
+            console.print(f"{self.name}: {self.done} of {self.total}")

@@ -267,7 +267,8 @@ def _files(whole: Path, config: Any) -> Iterator[tuple[Any, str]]:
 
     for path in sorted(whole.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no dictionary
+            names = file.keys()
+            for name in names:
                 tied = config.tie_word_embeddings and name == "lm_head.weight"
                 if not tied and not name.endswith(".rotary_emb.inv_freq"):
                     yield file, name

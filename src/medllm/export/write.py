@@ -9,8 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from medllm.artifact import MANIFEST, Artifact, load_artifact, sha256, write_json
 from medllm.config.export import ExportConf, Format
 from medllm.errors import ConfigError, Fault
@@ -23,6 +21,7 @@ from medllm.licences import Licence, base_licence, base_name, lawful_name
 from medllm.models.base import build_model_config, load_full_model
 from medllm.models.merge import check_mergeable
 from medllm.review.approval import review_status
+from medllm.run_folder import lock_folder
 from medllm.tracking.saved_model import load_saved_model, save_model
 
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
@@ -75,13 +74,9 @@ def _alone(output: Path) -> Iterator[None]:
     Raises:
         ConfigError: if it cannot be written to, or another process does.
     """
-    lock = FileLock(output / ".lock", blocking=False)
+    fix = "wait for it, or name another folder: output=FOLDER"
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        fix = "wait for it, or name another folder: output=FOLDER"
-        raise ConfigError(Fault("output", "is being written by another process", str(output), fix=fix)) from None
+        lock = lock_folder(output, Fault("output", "is being written by another process", str(output), fix=fix))
     except OSError as error:
         problem = f"cannot be written to: {os.strerror(error.errno or 0)}"
         raise ConfigError(Fault("output", problem, str(output), allowed="a folder, there or not")) from None

@@ -343,7 +343,7 @@ def told(error: Exception) -> str:
     """
     if isinstance(error, torch.OutOfMemoryError):
         reason = "the device has too little memory for so many answers at once"
-        console.print(f"{reason}; fix: a smaller max_batch", markup=False)
+        console.print(f"{reason}; fix: a smaller max_batch")
         return reason
-    console.print(f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}", markup=False)
+    console.print(f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}")
     return "the server failed"

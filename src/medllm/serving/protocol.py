@@ -190,9 +190,8 @@ def _conversation(messages: Any) -> Conversation:
     conversation = Conversation((*system, *found[len(systems) :]))
     if found[-1].role != "user":
         raise RequestError(400, "the last message is the user's", "messages")
-    fault = Conversation((*conversation.messages, Message("assistant", "."))).fault
-    if fault:
-        raise RequestError(400, f"messages: {fault}", "messages")
+    if conversation.unanswerable:
+        raise RequestError(400, f"messages: {conversation.unanswerable}", "messages")
     return conversation
 
 

@@ -1,5 +1,6 @@
 """Puts model, API and page together and listens."""
 
+import importlib.util
 import os
 import socket
 from pathlib import Path
@@ -40,12 +41,9 @@ def check_door(conf: ServeConf) -> str:
     if not token and not is_loopback(conf.host):
         fix = f"{TOKEN}=$(openssl rand -hex 32) in the environment, or host=127.0.0.1"
         faults.append(Fault("host", "is reached from other machines, and no token is set", conf.host, fix=fix))
-    if conf.web:
-        try:
-            import gradio  # noqa: F401
-        except ImportError:
-            fix = "pip install 'medllm[ui]', or web=false for the API alone"
-            faults.append(Fault("web", "needs gradio, which is not installed", "true", fix=fix))
+    if conf.web and importlib.util.find_spec("gradio") is None:
+        fix = "pip install 'medllm[ui]', or web=false for the API alone"
+        faults.append(Fault("web", "needs gradio, which is not installed", "true", fix=fix))
     if conf.feedback and not isinstance(conf.tracking, MlflowConf):
         faults.append(Fault("feedback", "is recorded in MLflow, and there is no store", "true", fix="tracking=mlflow"))
     if faults:

@@ -8,9 +8,10 @@ import asyncio
 import contextlib
 import hmac
 import html
+import itertools
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -200,10 +201,8 @@ class Page:
         self, turn: Turn, session: Session, *, compare: bool, system: str, drawn: bool = False
     ) -> AsyncIterator[Any]:
         """Asks both sides one after the other, as each batch is of one side, and shows every piece."""
-        messages = [Message("system", _whole(system).strip())] if system.strip() else []
-        for past in session.turns:
-            messages += [Message("user", past.question), Message("assistant", past.tuned)]
-        conversation = Conversation((*messages, Message("user", turn.question)))
+        first = [Message("system", _whole(system).strip())] if system.strip() else []
+        conversation = Conversation((*first, *_asked(session.turns, turn)))
         session.turns.append(turn)
         if compare and self._can_compare:
             turn.base = ""
@@ -276,14 +275,10 @@ class Page:
         if self._feedback is None or not 0 <= index < len(session.turns):
             return False
         turn = session.turns[index]
-        messages = []
-        for past in session.turns[:index]:
-            messages += [Message("user", past.question), Message("assistant", past.tuned)]
-        messages.append(Message("user", turn.question))
         try:
             turn.trace_id = await asyncio.to_thread(
                 self._feedback.record,
-                messages,
+                _asked(session.turns[:index], turn),
                 turn.tuned,
                 {**self._tags, **turn.guard},
                 helpful=helpful,
@@ -301,6 +296,12 @@ def _stop(session: Session) -> None:
     """Ends what is under way; what was written until then stays."""
     for request in session.asked:
         request.stopped = True
+
+
+def _asked(before: Sequence[Turn], turn: Turn) -> list[Message]:
+    """A question with the conversation before it."""
+    said = [(Message("user", past.question), Message("assistant", past.tuned)) for past in before]
+    return [*itertools.chain.from_iterable(said), Message("user", turn.question)]
 
 
 def _whole(text: str) -> str:

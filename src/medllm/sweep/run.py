@@ -101,7 +101,7 @@ class Sweep:
             raise
         except Exception as error:  # each engine has its own for a process that died; the points' folders say the rest
             reason = (str(error).strip() or "no reason given").split("\n")[0][:200]
-            console.print(f"the engine ended early: {type(error).__name__}: {reason}", markup=False)
+            console.print(f"the engine ended early: {type(error).__name__}: {reason}")
         finally:
             _end_ray()
 

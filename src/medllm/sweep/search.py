@@ -104,13 +104,13 @@ class Search(Sweep):
             tried = {tuple(trial.params.get(key) for key in keys) for trial in trials}
             untried = next((values for values in grid if values not in tried), None)
             if untried is None:
-                console.print(f"the space has no more points: {len(self.points)} of {count} trials", markup=False)
+                console.print(f"the space has no more points: {len(self.points)} of {count} trials")
                 return False
             if self._repeats >= PATIENCE:
                 self.study.enqueue_trial(dict(zip(keys, untried, strict=True)))
         elif self._repeats >= PATIENCE:
             said = f"the last {PATIENCE} suggestions have been run already: {len(self.points)} of {count} trials"
-            console.print(said, markup=False)
+            console.print(said)
             return False
         return True
 

@@ -291,7 +291,7 @@ def survived(what: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:
         reason = str(error).strip().split("\n")[0][:200]
-        console.print(f"tracking: {what} not recorded: {reason}", markup=False)
+        console.print(f"tracking: {what} not recorded: {reason}")
 
 
 def _log_failure(record: MlflowRecord, error: Exception) -> None:

@@ -73,7 +73,7 @@ def newest_valid(folder: Path) -> Path | None:
         reason = fault(checkpoint)
         if not reason:
             return checkpoint
-        console.print(f"{checkpoint.name} {reason}; going back to an earlier one", markup=False)
+        console.print(f"{checkpoint.name} {reason}; going back to an earlier one")
     return None
 
 
