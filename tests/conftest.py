@@ -1,6 +1,7 @@
 """Fixtures: a private cache and project-independent places, small data, and a way to run train.py as people do."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -57,8 +58,24 @@ def dialogues(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run record's, as MLflow makes it, which takes seconds."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    SqlAlchemyStore(f"sqlite:///{path}", str(path.parent / "mlruns"))
+    return path
+
+
 @pytest.fixture
-def tiny_overrides(dialogues: Path, tmp_path: Path) -> list[str]:
+def database(empty_database: Path, tmp_path: Path) -> Path:
+    """The test's own `mlflow.db`, empty. Who tests how one is made does not ask for it."""
+    return shutil.copy(empty_database, tmp_path / "mlflow.db")
+
+
+@pytest.fixture
+def tiny_overrides(dialogues: Path, tmp_path: Path, database: Path) -> list[str]:
     """A run of seconds in a folder of its own."""
     return [
         "model=tiny_random",
@@ -70,7 +87,7 @@ def tiny_overrides(dialogues: Path, tmp_path: Path) -> list[str]:
         "trainer.bf16=false",
         "trainer.max_steps=4",
         "generation.max_new_tokens=4",
-        f"tracking.tracking_uri=sqlite:///{tmp_path}/mlflow.db",
+        f"tracking.tracking_uri=sqlite:///{database}",
         f"tracking.artifact_location={tmp_path}/mlruns",
         f"hydra.run.dir={tmp_path}/run",
     ]

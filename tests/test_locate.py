@@ -20,9 +20,9 @@ def recorded(store: MlflowConf, folder: Path) -> str:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> MlflowConf:
+def store(tmp_path: Path, database: Path) -> MlflowConf:
     """An empty one."""
-    return MlflowConf(tracking_uri=f"sqlite:///{tmp_path}/runs.db", artifact_location=str(tmp_path / "artifacts"))
+    return MlflowConf(tracking_uri=f"sqlite:///{database}", artifact_location=str(tmp_path / "artifacts"))
 
 
 def test_by_folder(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ def test_composes_and_round_trips(option: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", options("tracking"))
-def test_opens_a_record(option: str, tmp_path: Path) -> None:
+def test_opens_a_record(option: str, tmp_path: Path, database: Path) -> None:
     """Each option gives a record to write to; only a store gives it an id."""
     conf = load("tracking", option).tracking
     if isinstance(conf, MlflowConf):
-        conf.tracking_uri, conf.artifact_location = f"sqlite:///{tmp_path}/mlflow.db", f"{tmp_path}/mlruns"
+        conf.tracking_uri, conf.artifact_location = f"sqlite:///{database}", f"{tmp_path}/mlruns"
     with open_record(conf, Opening("run")) as record:
         record.log_metrics({"eval/loss": 1.0}, 1)
     assert bool(record.id) == (option != "none")

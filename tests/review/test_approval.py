@@ -183,9 +183,9 @@ def test_a_review_made_anew_does_not_hide_a_rejection(run: Path) -> None:
     assert status.decision == "approved" and "rejected before by review `first` on" in status.reasons[-1]
 
 
-def test_the_decision_is_tagged_at_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_decision_is_tagged_at_the_run(tmp_path: Path, database: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In the store that the artifact's configuration names, with its hash; where that does not know the run, it is said."""
-    uri = f"sqlite:///{tmp_path}/runs.db"
+    uri = f"sqlite:///{database}"
     with open_record(MlflowConf(tracking_uri=uri, artifact_location=str(tmp_path)), Opening("made")) as record:
         pass
     run = run_folder(tmp_path / "run", 6, record.id, f"tracking.tracking_uri={uri}")

@@ -184,12 +184,12 @@ def test_a_full_server_says_so_and_gives_the_question_back(visit: Callable[..., 
 
 
 def test_feedback_is_recorded_only_where_it_is_switched_on(
-    visit: Callable[..., Visitor], tmp_path: Path, said: list[str]
+    visit: Callable[..., Visitor], tmp_path: Path, database: Path, said: list[str]
 ) -> None:
     """Thumb and comment at one trace of the shown conversation; without the switch there is nobody to record."""
     off = visit("guard=none")
     assert off.page._feedback is None
-    store = [f"tracking.tracking_uri=sqlite:///{tmp_path}/mlflow.db", f"tracking.artifact_location={tmp_path}/mlruns"]
+    store = [f"tracking.tracking_uri=sqlite:///{database}", f"tracking.artifact_location={tmp_path}/mlruns"]
     visitor = visit("guard=rules_only", "feedback=true", "tracking=mlflow", *store)
     visitor.asks("I cough")
     visitor.asks(CHEST)

@@ -19,6 +19,8 @@ from medllm.tracking.build import find_record, folder_of_record, open_record
 from medllm.tracking.mlflow_record import connect, legal_name, legal_value, process_tags
 from medllm.tracking.record import Opening, flatten
 
+pytestmark = pytest.mark.usefixtures("database")
+
 
 def store(folder: Path) -> MlflowConf:
     """A database of its own."""
@@ -252,9 +254,9 @@ def test_a_record_is_found_again(tmp_path: Path) -> None:
 
 def test_a_record_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The null record and one line; no store is made by looking."""
-    record = find_record(store(tmp_path), "0" * 32)
+    record = find_record(store(tmp_path / "none"), "0" * 32)
     record.log_metrics({"x": 1.0}, 0)
     assert record.id == ""
     assert "nothing is recorded there" in capsys.readouterr().err
-    assert not (tmp_path / "mlflow.db").exists()
+    assert not (tmp_path / "none").exists()
     assert find_record(NoTrackingConf(), "0" * 32).id == ""

@@ -22,9 +22,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> MlflowConf:
+def store(tmp_path: Path, database: Path) -> MlflowConf:
     """An empty one."""
-    return MlflowConf(tracking_uri=f"sqlite:///{tmp_path}/runs.db", artifact_location=str(tmp_path / "artifacts"))
+    return MlflowConf(tracking_uri=f"sqlite:///{database}", artifact_location=str(tmp_path / "artifacts"))
 
 
 def recorded(store: MlflowConf, folder: Path) -> Path:
