@@ -22,7 +22,7 @@ from medllm.config.run import RootConf, RunConf
 from medllm.config.serve import ServeConf
 from medllm.config.store import SCHEMAS, project_root
 from medllm.config.targets import target_faults
-from medllm.config.validate import added_whole, explain, part_faults, to_conf, to_run_conf
+from medllm.config.validate import added_whole, choice_faults, explain, to_conf, to_run_conf
 from medllm.errors import ConfigError, Fault
 
 Root = TypeVar("Root", bound=Conf)
@@ -47,7 +47,7 @@ def compose_config(
     Raises:
         ConfigError: naming what Hydra refused, or what would name Python that does not belong here.
     """
-    faults = credential_faults(overrides) or part_faults(overrides, ROOTS[config_name])
+    faults = credential_faults(overrides) or choice_faults(overrides, ROOTS[config_name])
     if faults:
         raise ConfigError(faults)
     running = GlobalHydra.instance().hydra  # a search composes while Hydra runs it
@@ -60,8 +60,8 @@ def compose_config(
             config = compose(config_name, overrides=[*typed, *mode], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, overrides, ROOTS[config_name])) from None
-    except (yaml.YAMLError, ValueError) as error:  # a file that is no YAML; an override without a key
-        reason = " ".join(str(error).split())
+    except Exception as error:  # a file that is no YAML; an override without a key; whatever else Hydra did not foresee
+        reason = " ".join(str(error).split()) or f"{type(error).__name__} in {' '.join(overrides)}"
         raise ConfigError(
             Fault("", f"cannot be composed: {reason}", fix="correct the file or override it names")
         ) from None

@@ -225,11 +225,12 @@ def added_whole(override: str) -> str:
     return f"{node}={value}"
 
 
-def part_faults(overrides: list[str], root: type = RootConf) -> list[Fault]:
-    """Files that are chosen as an option of their group, though the options only include them."""
+def choice_faults(overrides: list[str], root: type = RootConf) -> list[Fault]:
+    """Groups that are left out, and files that are chosen as an option of their group, though the options only include them."""
     groups = {f.name for f in fields(root)} & set(PARTS)
     chosen = [override.lstrip("+").partition("=") for override in overrides]
-    return [
+    left_out = [group for group in SCHEMAS if any(o.partition("=")[0] == f"~{group}" for o in overrides)]
+    return [Fault(group, "cannot be left out", fix=f"another option of it, by {group}=...") for group in left_out] + [
         Fault(
             group,
             f"is a part of {group}'s options, and none itself",
