@@ -15,7 +15,7 @@ from tests.review.made import run_folder
 
 def recorded(store: MlflowConf, folder: Path) -> str:
     """The id of the record of a run that left its files there."""
-    with open_record(store, Opening("made", tags={"folder": str(folder)})) as record:
+    with open_record(store, Opening("made", tags={"folder": str(folder)}), folder) as record:
         return record.id
 
 

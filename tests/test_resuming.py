@@ -156,6 +156,7 @@ def held(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_folder_takes_one_process(line: list[str], tmp_path: Path, held: Path) -> None:
     """The second run, or sweep, is refused and leaves no trace; when the first process has ended, the folder is free."""
+    (tmp_path / "mlflow.db").unlink()  # whoever records something makes one
     with pytest.raises(ConfigError, match=r"hydra\.run\.dir=.*is in use by another process"):
         typed([*line], held)
     sweep_line = [*(o for o in line if not o.startswith("tracking.")), "tracking=none", f"hydra.sweep.dir={held}"]

@@ -114,7 +114,7 @@ def run_training(
         opening = _opening(conf, folder, code, parent_id, choices)
         tracking = conf.tracking if ranks.is_main() else NoTrackingConf()
         with (
-            open_record(tracking, opening) as record,
+            open_record(tracking, opening, folder) as record,
             one_failure(shared),
             explained_memory(_smaller(conf)),
             _kept_foundation(keep=is_point),

@@ -6,6 +6,7 @@
     <run>/history.json                learning curves, tokens and seconds over steps
     <run>/record_id                   its run in the tracking store
     <run>/eval_losses.safetensors     final loss of each held-out conversation
+    <run>/unsent.jsonl                what the tracking store has not got yet, in runs that go on or could not send it
     <sweep>/sweep.json                parent record, axes, points
     <sweep>/study.db                  Optuna's trials, of a search
     <sweep>/<point>/                  a run each
@@ -32,7 +33,7 @@ from medllm.errors import ConfigError, Fault, MedLLMError, RankError
 
 CONFIG, DATA = "config.yaml", "data_report.json"
 RESULT, HISTORY, LOSSES = "result.json", "history.json", "eval_losses.safetensors"
-RECORD, SWEEP, STOP, STUDY = "record_id", "sweep.json", "stop", "study.db"
+RECORD, SWEEP, STOP, STUDY, UNSENT = "record_id", "sweep.json", "stop", "study.db", "unsent.jsonl"
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,21 @@ def as_json(value: Any) -> Any:
 
 
 def write_result(folder: Path, status: str, *, objective: float | None = None, **rest: Any) -> None:
-    """What became of a run: FINISHED, PRUNED, FAILED or KILLED, its objective, its metrics, its reason."""
+    """What became of a run: FINISHED, PRUNED, FAILED or KILLED, its objective, its metrics, its reason.
+
+    Its tracking is `degraded` while the store has not got all that the run had to say.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if has_unsent(folder):
+        rest["tracking"] = "degraded"
     values = as_json({"status": status, "objective": objective, **rest})
     write_whole(folder / RESULT, json.dumps(values, indent=2, allow_nan=False))
+
+
+def has_unsent(folder: Path) -> bool:
+    """Whether a run or a sweep left something that its tracking store has not got."""
+    path = folder / UNSENT
+    return path.is_file() and path.stat().st_size > 0
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ def test_opens_a_record(option: str, tmp_path: Path, database: Path) -> None:
     conf = load("tracking", option).tracking
     if isinstance(conf, MlflowConf):
         conf.tracking_uri, conf.artifact_location = f"sqlite:///{database}", f"{tmp_path}/mlruns"
-    with open_record(conf, Opening("run")) as record:
+    with open_record(conf, Opening("run"), tmp_path) as record:
         record.log_metrics({"eval/loss": 1.0}, 1)
     assert bool(record.id) == (option != "none")
 

@@ -186,7 +186,9 @@ def test_a_review_made_anew_does_not_hide_a_rejection(run: Path) -> None:
 def test_the_decision_is_tagged_at_the_run(tmp_path: Path, database: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In the store that the artifact's configuration names, with its hash; where that does not know the run, it is said."""
     uri = f"sqlite:///{database}"
-    with open_record(MlflowConf(tracking_uri=uri, artifact_location=str(tmp_path)), Opening("made")) as record:
+    with open_record(
+        MlflowConf(tracking_uri=uri, artifact_location=str(tmp_path)), Opening("made"), tmp_path
+    ) as record:
         pass
     run = run_folder(tmp_path / "run", 6, record.id, f"tracking.tracking_uri={uri}")
     made_review(run, *RULES)

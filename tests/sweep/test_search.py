@@ -318,6 +318,7 @@ def test_the_space_is_read_as_written() -> None:
 @pytest.mark.slow
 def test_a_dry_run_writes_nothing(train: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path) -> None:
     """It tells the space, the number of trials and what a point takes; an axis without effect is refused."""
+    (tmp_path / "mlflow.db").unlink()
     own = [*sweep_overrides(tiny_overrides, tmp_path), "generation.sample_prompts=[]", "hydra/sweeper=optuna", RATE]
     done = train(*own, "lora.r=2,4", "sweep.dry_run=true", "-m", MEDLLM_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr

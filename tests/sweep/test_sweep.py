@@ -112,6 +112,7 @@ def test_a_bad_point_stops_the_sweep_before_it_starts(train: Callable[..., Any],
 def test_the_plan_is_kept_to(train: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path) -> None:
     """A dry run writes nothing; typing a line again runs nothing again; a grown grid runs what is new, in the same record."""
     own = [*sweep_overrides(tiny_overrides, tmp_path), "generation.sample_prompts=[]"]
+    (tmp_path / "mlflow.db").unlink()
     dry = train(*own, "lora.r=2,4", "sweep.dry_run=true", "-m", MEDLLM_CACHE=str(tmp_path / "cache"))
     assert dry.returncode == 0, dry.stderr
     assert "to do     2 points" in dry.stderr

@@ -16,10 +16,9 @@ from mlflow.exceptions import MlflowException
 from medllm.config.tracking import MlflowConf, NoTrackingConf
 from medllm.errors import TrackingError
 from medllm.tracking.build import find_record, folder_of_record, open_record
-from medllm.tracking.mlflow_record import connect, legal_name, legal_value, process_tags
+from medllm.tracking.mlflow_record import connect, process_tags
+from medllm.tracking.names import legal_name, legal_value
 from medllm.tracking.record import Opening, flatten
-
-pytestmark = pytest.mark.usefixtures("database")
 
 
 def store(folder: Path) -> MlflowConf:
@@ -37,7 +36,7 @@ def runs(folder: Path) -> list:
 def test_a_finished_run(tmp_path: Path) -> None:
     """Parameters under their paths, metrics by step, files, data by digest, FINISHED."""
     opening = Opening("one", {"lora.r": 8, "lora.target_modules": ["q", "v"], "data.path": None}, {"git": "abc"})
-    with open_record(store(tmp_path), opening) as record:
+    with open_record(store(tmp_path), opening, tmp_path) as record:
         record.log_metrics({"train/loss": 2.0}, 1)
         record.log_metrics({"train/loss": 1.0, "eval/loss": 1.5}, 2)
         record.log_data("dialogues", "f" * 64, "data/dialogues.jsonl", "training", 10)
@@ -59,7 +58,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
 )
 def test_a_run_that_does_not_finish(tmp_path: Path, error: BaseException, status: str) -> None:
     """FAILED with the traceback, or KILLED; the exception goes on."""
-    with pytest.raises(type(error)), open_record(store(tmp_path), Opening("one")):
+    with pytest.raises(type(error)), open_record(store(tmp_path), Opening("one"), tmp_path):
         raise error
     (run,) = runs(tmp_path)
     assert run.info.status == status
@@ -70,10 +69,10 @@ def test_a_run_that_does_not_finish(tmp_path: Path, error: BaseException, status
 
 def test_a_failed_run_leaves_nothing_for_the_next(tmp_path: Path) -> None:
     """Two runs in one process keep their own parameters and numbers."""
-    with pytest.raises(ValueError), open_record(store(tmp_path), Opening("one", {"lora.r": 8})) as record:
+    with pytest.raises(ValueError), open_record(store(tmp_path), Opening("one", {"lora.r": 8}), tmp_path) as record:
         record.log_metrics({"train/loss": 9.0}, 1)
         raise ValueError
-    with open_record(store(tmp_path), Opening("two", {"lora.r": 16})) as record:
+    with open_record(store(tmp_path), Opening("two", {"lora.r": 16}), tmp_path) as record:
         record.log_metrics({"eval/loss": 1.0}, 1)
     by_name = {run.info.run_name: run for run in runs(tmp_path)}
     assert by_name["one"].data.metrics == {"train/loss": 9.0}
@@ -84,7 +83,7 @@ def test_a_failed_run_leaves_nothing_for_the_next(tmp_path: Path) -> None:
 def test_names_and_values_that_mlflow_refuses(tmp_path: Path) -> None:
     """They are made legal one by one, and none of the others is lost."""
     params = {"a@b": 1, "x[0]": 2, "c=d": 3, "../e": 4, "ü": 5, "long": "y" * 10_000, "k" * 400: 6}
-    with open_record(store(tmp_path), Opening("one", params)):
+    with open_record(store(tmp_path), Opening("one", params), tmp_path):
         pass
     (run,) = runs(tmp_path)
     assert len(run.data.params) == len(params)
@@ -106,7 +105,7 @@ def test_no_name_takes_the_place_of_another(tmp_path: Path) -> None:
     odd += [f"lora.{number}" for number in range(100 - len(odd))]
     params = {name: f"value {number}" for number, name in enumerate(odd)}
     assert len(params) >= 100
-    with open_record(store(tmp_path), Opening("one", params)):
+    with open_record(store(tmp_path), Opening("one", params), tmp_path):
         pass
     (run,) = runs(tmp_path)
     assert sorted(run.data.params.values()) == sorted(params.values())
@@ -115,18 +114,20 @@ def test_no_name_takes_the_place_of_another(tmp_path: Path) -> None:
 
 def test_non_finite_numbers_are_left_out(tmp_path: Path) -> None:
     """MLflow would store infinity as a number."""
-    with open_record(store(tmp_path), Opening("one")) as record:
+    with open_record(store(tmp_path), Opening("one"), tmp_path) as record:
         record.log_metrics({"a": float("inf"), "b": float("nan"), "c": 1.0}, 1)
     assert runs(tmp_path)[0].data.metrics == {"c": 1.0}
 
 
 def _first_user(folder: str, number: int) -> None:
-    with open_record(store(Path(folder)), Opening(f"run {number}", {"number": number})) as record:
+    run = Path(folder) / f"run {number}"
+    with open_record(store(Path(folder)), Opening(run.name, {"number": number}), run) as record:
         for step in range(5):
             record.log_metrics({"train/loss": step}, step)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fresh_database")
 def test_a_fresh_database_survives_simultaneous_first_users(tmp_path: Path) -> None:
     """Four processes open a database that does not exist yet; all their runs are there and whole."""
     context = multiprocessing.get_context("spawn")
@@ -151,13 +152,15 @@ def _killed(folder: str, place: str) -> None:
 
     if place != "open":
         setattr(MlflowClient, place, die)
-    with open_record(store(Path(folder)), Opening(place, {"lora.r": 8}, {"git": "abc"})):
+    with open_record(
+        store(Path(folder)), Opening(place, {"lora.r": 8}, {"git": "abc"}), Path(folder) / str(os.getpid())
+    ):
         die()
 
 
 def test_a_killed_process_leaves_no_run_that_seems_to_run(tmp_path: Path) -> None:
     """Wherever it died after the run was made, the next record to open says KILLED."""
-    with open_record(store(tmp_path), Opening("first")):
+    with open_record(store(tmp_path), Opening("first"), tmp_path):
         pass
     context = multiprocessing.get_context("spawn")
     places = ("log_batch", "open")
@@ -168,7 +171,7 @@ def test_a_killed_process_leaves_no_run_that_seems_to_run(tmp_path: Path) -> Non
         process.join(120)
     assert [process.exitcode for process in dying] == [-signal.SIGKILL] * len(places)
     assert "RUNNING" in {run.info.status for run in runs(tmp_path)}
-    with open_record(store(tmp_path), Opening("next")):
+    with open_record(store(tmp_path), Opening("next"), tmp_path):
         pass
     found = {run.info.run_name: run.info.status for run in runs(tmp_path)}
     assert found == {"first": "FINISHED", **dict.fromkeys(places, "KILLED"), "next": "FINISHED"}
@@ -184,7 +187,7 @@ def test_a_process_is_known_by_its_host_its_number_and_its_start(tmp_path: Path)
         "another host": {"process.host": "elsewhere", "process.pid": "1 0"},
     }.items():
         client.create_run(experiment_id, run_name=name, tags=tags)
-    with open_record(store(tmp_path), Opening("next")):
+    with open_record(store(tmp_path), Opening("next"), tmp_path):
         pass
     found = {run.info.run_name: run.info.status for run in runs(tmp_path)}
     assert found == {"alive": "RUNNING", "another process": "KILLED", "another host": "RUNNING", "next": "FINISHED"}
@@ -195,7 +198,7 @@ def test_a_record_that_cannot_be_filled_has_failed(tmp_path: Path, monkeypatch: 
     for error, status in ((KeyboardInterrupt, "KILLED"), (MlflowException, "FAILED")):
         monkeypatch.setattr(MlflowClient, "log_batch", Mock(side_effect=error("now")))
         refused = pytest.raises(KeyboardInterrupt if status == "KILLED" else TrackingError)
-        with refused, open_record(store(tmp_path), Opening(status, {"lora.r": 8})):
+        with refused, open_record(store(tmp_path), Opening(status, {"lora.r": 8}), tmp_path):
             pytest.fail("is not reached")
     assert {run.info.run_name: run.info.status for run in runs(tmp_path)} == {"KILLED": "KILLED", "FAILED": "FAILED"}
 
@@ -205,34 +208,15 @@ def test_faults_of_the_store_are_told(tmp_path: Path) -> None:
     conf = MlflowConf("http://127.0.0.1:9", "test", None)
     with (
         pytest.raises(TrackingError, match=r"tracking.tracking_uri=http://127.0.0.1:9 cannot be used"),
-        open_record(conf, Opening("one")),
+        open_record(conf, Opening("one"), tmp_path),
     ):
         pass
-    with open_record(store(tmp_path), Opening("one")):
+    with open_record(store(tmp_path), Opening("one"), tmp_path):
         pass
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     client.delete_experiment(client.get_experiment_by_name("test").experiment_id)
-    with pytest.raises(TrackingError, match="was deleted"), open_record(store(tmp_path), Opening("two")):
+    with pytest.raises(TrackingError, match="was deleted"), open_record(store(tmp_path), Opening("two"), tmp_path):
         pass
-
-
-def test_a_store_that_goes_away_is_survived(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Whatever a run has to say while it trains: it goes on to its end, and each loss is told."""
-    with open_record(store(tmp_path), Opening("one")) as record:
-        for name in ("log_batch", "log_inputs", "log_artifact", "set_terminated", "get_run", "search_runs"):
-            monkeypatch.setattr(MlflowClient, name, Mock(side_effect=MlflowException("no answer")))
-        record.log_metrics({"train/loss": 2.0}, 7)
-        record.set_tags({"labels": "proven"})
-        record.log_data("dialogues", "f" * 64, "data/dialogues.jsonl", "training", 10)
-        record.log_artifact(tmp_path / "file.txt")
-        record.end_children()
-    said = capsys.readouterr().err
-    for lost in ("metrics of step 7", "labels", "training data", "file.txt", "status of killed points", "status"):
-        assert f"tracking: {lost} not recorded: no answer" in said
-    monkeypatch.undo()
-    assert runs(tmp_path)[0].data.metrics == {}
 
 
 def test_flatten() -> None:
@@ -242,7 +226,7 @@ def test_flatten() -> None:
 
 def test_a_record_is_found_again(tmp_path: Path) -> None:
     """What comes after a run is added to its record, which stays FINISHED; its folder is known by its id."""
-    with open_record(store(tmp_path), Opening("one", tags={"folder": "outputs/one"})) as record:
+    with open_record(store(tmp_path), Opening("one", tags={"folder": "outputs/one"}), tmp_path) as record:
         pass
     again = find_record(store(tmp_path), record.id)
     again.log_metrics({"evaluate/quick/tuned/conversation/loss": 2.5}, 0)
@@ -252,6 +236,7 @@ def test_a_record_is_found_again(tmp_path: Path) -> None:
     assert folder_of_record(store(tmp_path), "0" * 32) == ""
 
 
+@pytest.mark.usefixtures("fresh_database")
 def test_a_record_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The null record and one line; no store is made by looking."""
     record = find_record(store(tmp_path / "none"), "0" * 32)

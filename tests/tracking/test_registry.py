@@ -13,7 +13,8 @@ from medllm.artifact import MANIFEST, sha256
 from medllm.config.tracking import MlflowConf, NoTrackingConf
 from medllm.errors import ConfigError, TrackingError
 from medllm.locate import find_artifact
-from medllm.tracking.build import find_record, open_record, tag_record
+from medllm.tracking.build import open_record, tag_record
+from medllm.tracking.mlflow_record import tag_of
 from medllm.tracking.record import Opening
 from medllm.tracking.registry import Registry
 from tests.review.made import run_folder
@@ -29,7 +30,7 @@ def store(tmp_path: Path, database: Path) -> MlflowConf:
 
 def recorded(store: MlflowConf, folder: Path) -> Path:
     """A run with an artifact and a record."""
-    with open_record(store, Opening("made", tags={"folder": str(folder)})) as record:
+    with open_record(store, Opening("made", tags={"folder": str(folder)}), folder) as record:
         return run_folder(folder, 2, record.id)
 
 
@@ -94,8 +95,7 @@ def test_tags_of_a_run_that_has_ended(tmp_path: Path, store: MlflowConf, monkeyp
     """They reach its record; a store that is away or breaks is no failure."""
     run_id = find_run_id(recorded(store, tmp_path / "run"))
     tag_record(store, run_id, {"hub.commit": "abc"})
-    record = find_record(store, run_id)
-    assert record.tag("hub.commit") == "abc"  # type: ignore[attr-defined]
+    assert tag_of(store, run_id, "hub.commit") == "abc"
     tag_record(MlflowConf(tracking_uri=f"sqlite:///{tmp_path}/none.db"), run_id, {"hub.commit": "abc"})
     assert not (tmp_path / "none.db").exists()
     tag_record(NoTrackingConf(), run_id, {"hub.commit": "abc"})

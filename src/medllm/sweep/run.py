@@ -13,13 +13,13 @@ from medllm.config.run import RunConf
 from medllm.config.store import slug
 from medllm.config.trainer import LOSS
 from medllm.console import console, say
-from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError
-from medllm.run_folder import RESULT, STOP, SWEEP, SweepFile, SweepPoint, lock_folder, read_result
+from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError, TrackingError
+from medllm.run_folder import RESULT, STOP, SWEEP, SweepFile, SweepPoint, has_unsent, lock_folder, read_result
 from medllm.stopping import OWNER, stop
 from medllm.summary import print_points
 from medllm.sweep.outlook import Outlook
 from medllm.sweep.pool import make_ready
-from medllm.tracking.build import open_record
+from medllm.tracking.build import open_record, replay_record
 from medllm.tracking.record import Opening, Record
 
 # What is over and no failure.
@@ -128,10 +128,11 @@ class Sweep:
         opening = Opening(f"{self.file.name} sweep", {}, tags, run_id=self.file.parent_id)
         _current.append(self)
         try:
-            with open_record(conf.tracking, opening) as record:
+            with open_record(conf.tracking, opening, self.folder) as record:
                 self.file.parent_id = record.id
                 record.log_artifact(self.file.save(self.folder))
                 record.end_children()  # of an earlier process, which the lock says is dead
+                self._replay()
                 try:
                     with stop.deferred("stopping after the steps under way"):
                         yield
@@ -141,6 +142,7 @@ class Sweep:
                     pass  # the table says which and why; what it means is decided below
                 finally:
                     record.end_children()
+                    self._replay()
                     self._conclude(record)
                 self._refuse_unfinished()
         finally:
@@ -165,6 +167,17 @@ class Sweep:
             return (objective is None, row["status"] == "PRUNED", objective or 0.0, row["number"])
 
         return sorted(found, key=rank)
+
+    def _replay(self) -> None:
+        """What points could not send, if the store is back; their own word on how they ended is the last."""
+        left = [folder for point in self.file.points if has_unsent(folder := self.folder / point.folder)]
+        if not left or has_unsent(self.folder):  # then the store is away now
+            return
+        try:
+            for folder in left:
+                replay_record(folder)
+        except TrackingError as error:
+            console.print(str(error))
 
     def _refuse_unfinished(self) -> None:
         rows = self.rows()

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from medllm.config.tracking import MlflowConf, NoTrackingConf, TrackingConf
 from medllm.console import say
@@ -18,10 +19,17 @@ def import_tracker(conf: TrackingConf) -> None:
 
 
 @contextlib.contextmanager
-def open_record(conf: TrackingConf, opening: Opening) -> Iterator[Record]:
+def open_record(conf: TrackingConf, opening: Opening, folder: Path) -> Iterator[Record]:
     """Opens a run's record and closes it with the truth: FINISHED, FAILED with the traceback, or KILLED.
 
-    A point that a search gave up was killed.
+    A point that a search gave up was killed. A store that goes away while it is open costs nothing but a few seconds at the end:
+    what it has not got stays in the folder, tagged `tracking=degraded`, and is sent when it is back, when the run goes on, or by
+    `replay_record`.
+
+    Args:
+        conf: Of the store.
+        opening: Of the run.
+        folder: The run's own.
 
     Raises:
         TrackingError: if the store cannot be opened.
@@ -31,7 +39,7 @@ def open_record(conf: TrackingConf, opening: Opening) -> Iterator[Record]:
     elif isinstance(conf, MlflowConf):
         from medllm.tracking.mlflow_record import open_mlflow_record
 
-        with open_mlflow_record(conf, opening) as record:
+        with open_mlflow_record(conf, opening, folder) as record:
             yield record
     else:
         raise TrackingError(f"tracking: no builder for {type(conf).__name__}")
@@ -58,7 +66,23 @@ def folder_of_record(conf: TrackingConf, record_id: str) -> str:
     """Where the run of a record left its files, relative to the project's root; empty if the store does not have it."""
     if not isinstance(conf, MlflowConf):
         return ""
-    from medllm.tracking.mlflow_record import find_mlflow_record
+    from medllm.tracking.mlflow_record import tag_of
 
-    record = find_mlflow_record(conf, record_id)
-    return record.tag("folder") if record else ""
+    return tag_of(conf, record_id, "folder")
+
+
+def replay_record(folder: Path) -> int:
+    """Sends what a run or a sweep could not, to the store that it was meant for, where it has not got it.
+
+    Args:
+        folder: Of a run or a sweep that no process works in, and that has something unsent.
+
+    Returns:
+        How many entries there were.
+
+    Raises:
+        TrackingError: if the store still does not take them; they stay.
+    """
+    from medllm.tracking.mlflow_record import replay_unsent
+
+    return replay_unsent(folder)

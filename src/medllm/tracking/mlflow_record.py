@@ -5,18 +5,14 @@ another's, and its exit handler calls a crashed run finished.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import math
 import os
 import platform
-import re
-import tempfile
 import time
 import traceback
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,90 +22,71 @@ from filelock import FileLock
 from medllm.config.tracking import MlflowConf
 from medllm.console import console
 from medllm.errors import PointPrunedError, TrackingError
+from medllm.run_folder import UNSENT, has_unsent
+from medllm.tracking.delivery import Delivery, log_tags, reason_of
+from medllm.tracking.names import legal_names, legal_value
 from medllm.tracking.record import Opening, Record
+from medllm.tracking.spool import Entry, NotDeliveredError, Spool, describe, read_entries, replay
 
-# Fail within seconds instead of MLflow's four minutes when a server is gone.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+# A call ends within 8 seconds where a server hangs, and at once where it is gone, instead of MLflow's four minutes and more.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
 
-ILLEGAL = re.compile(r"[^\w\-. :/]+")
-LONGEST_VALUE, LONGEST_NAME, BATCH = 6000, 250, 90
-
-
-def legal_name(name: str) -> str:
-    """A parameter or metric name that MLflow accepts: what it refuses becomes `_`, parts of a path that say nothing, too."""
-    parts = ILLEGAL.sub("_", name).strip("./ ").split("/")
-    path = "/".join("_" if part in ("", ".", "..") else part for part in parts)
-    return path[:LONGEST_NAME].strip("./ ") or "_"
-
-
-def legal_names(names: Iterable[str]) -> dict[str, str]:
-    """Each name's legal one; where several would have the same, those that were changed end in a hash of what they were."""
-    legal = {name: legal_name(name) for name in names}
-    taken = Counter(legal.values())
-    for name, short in legal.items():
-        if taken[short] > 1 and short != name:
-            mark = f"_{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
-            legal[name] = short[: LONGEST_NAME - len(mark)] + mark
-    return legal
-
-
-def legal_value(value: Any) -> str:
-    """A parameter value as text, marked where MLflow's limit cuts it; the resolved config holds it whole."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    mark = " ... (cut, see config.yaml)"
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - len(mark)] + mark
+# Parameters in one call, of 100 that MLflow takes.
+BATCH = 90
 
 
 class MlflowRecord(Record):
-    """A run in an MLflow store. A store that is away is told and survived: what was trained is worth more than its record."""
+    """A run in an MLflow store. A store that is away is told and survived: what was trained is worth more than its record.
 
-    def __init__(self, client: Any, run_id: str):
-        self.client = client
+    Args:
+        run_id: Of the run.
+        take: Brings one entry on its way: into a spool, or to the store at once.
+        flush: Waits for what is on its way.
+    """
+
+    def __init__(self, run_id: str, take: Callable[[Entry], None], flush: Callable[[], Any] = lambda: None):
         self.id = run_id
+        self._take, self._flush = take, flush
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         """Named numbers at an optimizer step; non-finite ones are left out, since MLflow stores infinity as 1.8e308."""
-        from mlflow.entities import Metric
-
-        now, names = int(time.time() * 1000), legal_names(metrics)
-        entries = [Metric(names[k], float(v), now, step) for k, v in metrics.items() if math.isfinite(v)]
-        with survived(f"metrics of step {step}"):
-            self.client.log_batch(self.id, metrics=entries)
+        names = legal_names(metrics)
+        finite = {names[k]: float(v) for k, v in metrics.items() if math.isfinite(v)}
+        if finite:
+            self._take({"kind": "metrics", "step": step, "time": _now(), "metrics": finite})
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Copies a file into the store."""
-        with survived(path.name):
-            self.client.log_artifact(self.id, str(path), folder or None)
+        """Copies a file into the store, as it is when its turn comes."""
+        self._take({"kind": "file", "path": str(path.absolute()), "folder": folder})
 
     def set_tags(self, tags: dict[str, str]) -> None:
         """Short texts."""
-        with survived(", ".join(tags)):
-            _log_tags(self.client, self.id, tags)
-
-    def tag(self, name: str) -> str:
-        """A tag's text; empty where there is none."""
-        return str(self.client.get_run(self.id).data.tags.get(name, ""))
+        self._take({"kind": "tags", "tags": tags})
 
     def end_children(self) -> None:
         """Children whose process died without a word were killed; the store still thinks they run."""
-        with survived("status of killed points"):
-            experiment_id = self.client.get_run(self.id).info.experiment_id
-            query = f"tags.`mlflow.parentRunId` = '{self.id}' and attributes.status = 'RUNNING'"
-            for run in self.client.search_runs([experiment_id], query):
-                self.client.set_terminated(run.info.run_id, "KILLED")
+        self._take({"kind": "end_children"})
+        self._flush()  # later it would end those that come next, too
 
     def log_data(self, name: str, digest: str, source: str, context: str, num_rows: int) -> None:
         """A data set's name, digest and size."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
+        told = {"source": json.dumps({"uri": source}), "profile": json.dumps({"num_rows": num_rows})}
+        self._take({"kind": "data", "name": name, "digest": digest[:36], "context": context, **told})
 
-        dataset = Dataset(
-            name, digest[:36], "local", json.dumps({"uri": source}), profile=json.dumps({"num_rows": num_rows})
-        )
-        with survived(f"{context} data"):
-            self.client.log_inputs(
-                self.id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
-            )
+    def fail(self, error: Exception) -> None:
+        """Why the run failed."""
+        self.set_tags({"error": f"{type(error).__name__}: {error}"})
+        text = "".join(traceback.format_exception(error))
+        self._take({"kind": "text", "path": "traceback.txt", "text": text})
+
+    def end(self, status: str) -> None:
+        """The last word."""
+        self._take({"kind": "status", "status": status, "time": _now()})
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def connect(conf: MlflowConf) -> tuple[Any, str]:
@@ -150,7 +127,7 @@ def _artifact_location(conf: MlflowConf, database: Path | None) -> str | None:
 
 
 @contextlib.contextmanager
-def open_mlflow_record(conf: MlflowConf, opening: Opening) -> Iterator[MlflowRecord]:
+def open_mlflow_record(conf: MlflowConf, opening: Opening, folder: Path) -> Iterator[MlflowRecord]:
     """See `medllm.tracking.build.open_record`."""
     client, experiment_id = connect(conf)
     # With them from the first moment on: a run of a process that dies at once can be found, too.
@@ -159,33 +136,67 @@ def open_mlflow_record(conf: MlflowConf, opening: Opening) -> Iterator[MlflowRec
         if not opening.parent_id:
             _end_dead_runs(client, experiment_id)
         known = _known(client, opening.run_id)
+    if has_unsent(folder):
+        replay_unsent(folder)
+    with told(conf):
         run_id = known or client.create_run(experiment_id, run_name=opening.name, tags=tags).info.run_id
-    record = MlflowRecord(client, run_id)
+    head = {"tracking_uri": conf.tracking_uri, "run_id": run_id}
+    spool = Spool(folder / UNSENT, head, Delivery(client, run_id), conf.tracking_uri)
+    record = MlflowRecord(run_id, spool.append, spool.flush)
     status = "FAILED"
     try:
         with told(conf):
             if known:
-                _log_tags(client, run_id, tags)
+                log_tags(client, run_id, tags)
                 _reopen(client, run_id)
             kept = client.get_run(run_id).data.params if known else {}
             _log_params(client, run_id, opening.params, kept)
-            _log_tags(client, run_id, opening.tags)
+            log_tags(client, run_id, opening.tags)
         yield record
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit, PointPrunedError):
         status = "KILLED"
         raise
     except Exception as error:
-        with survived("reason of the failure"):
-            _log_failure(record, error)
+        record.fail(error)
         raise
     finally:
-        with survived("status"):
-            client.set_terminated(record.id, status)
+        record.end(status)
+        spool.close()
 
 
 def find_mlflow_record(conf: MlflowConf, run_id: str) -> MlflowRecord | None:
-    """The record of a run that has ended; None if the store does not answer or does not have it. Makes no store."""
+    """The record of a run that has ended; None if the store does not answer or does not have it. Makes no store.
+
+    What is added to it is sent at once. After the first time that the store does not answer, the rest is only told.
+    """
+    found = _find(conf, run_id)
+    if found is None:
+        return None
+    delivery, away = Delivery(found[0], run_id), ""
+
+    def take(entry: Entry) -> None:
+        nonlocal away
+        reason = away
+        try:
+            if not away:
+                delivery([entry], False)
+        except NotDeliveredError as error:
+            reason, away = str(error), "" if error.answers else str(error)
+        if reason:
+            console.print(f"tracking: {describe(entry)} not recorded: {reason}")
+
+    return MlflowRecord(run_id, take)
+
+
+def tag_of(conf: MlflowConf, run_id: str, name: str) -> str:
+    """A tag's text; empty where there is none, or no such run, or the store does not answer. Makes no store."""
+    found = _find(conf, run_id)
+    return "" if found is None else str(found[1].data.tags.get(name, ""))
+
+
+def _find(conf: MlflowConf, run_id: str) -> tuple[Any, Any] | None:
+    """A client and the run, if the store answers and has it. Makes no store."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -194,9 +205,31 @@ def find_mlflow_record(conf: MlflowConf, run_id: str) -> MlflowRecord | None:
         return None
     try:
         client = MlflowClient(tracking_uri=conf.tracking_uri)
-        return MlflowRecord(client, run_id) if client.get_run(run_id).info.lifecycle_stage == "active" else None
+        run = client.get_run(run_id)
     except (MlflowException, OSError):
         return None
+    return (client, run) if run.info.lifecycle_stage == "active" else None
+
+
+def replay_unsent(folder: Path) -> int:
+    """See `medllm.tracking.build.replay_record`."""
+    from mlflow import MlflowClient
+
+    path = folder / UNSENT
+    head, _ = read_entries(path)
+    conf = MlflowConf(head["tracking_uri"])
+    quieten()
+    try:
+        if not is_there(conf):
+            raise NotDeliveredError("no such database", answers=False)
+        with told(conf):
+            client = MlflowClient(tracking_uri=conf.tracking_uri)
+        return replay(path, Delivery(client, head["run_id"]))
+    except NotDeliveredError as error:
+        raise TrackingError(
+            f"{path} cannot be sent to {conf.tracking_uri}: {error}\n"
+            "    fix: start the server, or move that file away to go on without what is in it"
+        ) from None
 
 
 def quieten() -> None:
@@ -227,13 +260,6 @@ def _log_params(client: Any, run_id: str, params: dict[str, Any], kept: Iterable
         client.log_batch(run_id, params=entries[start : start + BATCH])
 
 
-def _log_tags(client: Any, run_id: str, tags: dict[str, str]) -> None:
-    from mlflow.entities import RunTag
-
-    names = legal_names(tags)
-    client.log_batch(run_id, tags=[RunTag(names[name], value[:8000]) for name, value in tags.items()])
-
-
 def _known(client: Any, run_id: str) -> str:
     """The id of a run that can be gone on with; empty if the store does not know it any more."""
     from mlflow.exceptions import MlflowException
@@ -242,7 +268,9 @@ def _known(client: Any, run_id: str) -> str:
         return ""
     try:
         run = client.get_run(run_id)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
         return ""
     return run_id if run.info.lifecycle_stage == "active" else ""
 
@@ -275,28 +303,7 @@ def told(conf: MlflowConf) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
         raise TrackingError(
-            f"tracking.tracking_uri={conf.tracking_uri} cannot be used: {reason}\n"
+            f"tracking.tracking_uri={conf.tracking_uri} cannot be used: {reason_of(error)}\n"
             "    fix: start the server, correct the address, or tracking=none"
         ) from None
-
-
-@contextlib.contextmanager
-def survived(what: str) -> Iterator[None]:
-    """Lets a run go on, or end with its own error, when the store does not answer; says once per call what was lost."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        console.print(f"tracking: {what} not recorded: {reason}")
-
-
-def _log_failure(record: MlflowRecord, error: Exception) -> None:
-    record.set_tags({"error": f"{type(error).__name__}: {error}"})
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "traceback.txt"
-        path.write_text("".join(traceback.format_exception(error)))
-        record.log_artifact(path)

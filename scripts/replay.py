@@ -1,0 +1,47 @@
+"""Sends what a run could not tell its tracking store: `python scripts/replay.py run=FOLDER`.
+
+    run=outputs/2026-01-31/10-00-00-demo      a run's folder, or a sweep's with all its points
+
+A store that goes away does not stop a run: what it has not got stays in the run's `unsent.jsonl`. Whatever the store has already
+is left out, so that the same line twice does no harm. A run that goes on in its folder, and a sweep, do this by themselves.
+
+    exit code 0 the store has everything; 1 it does not answer, and the file stays; 2 the folder is none, or in use
+"""
+
+from pathlib import Path
+
+from medllm.cli import pop_option, run_script
+from medllm.console import tell
+from medllm.errors import ConfigError, Fault
+
+
+def main(arguments: list[str]) -> None:
+    """Sends the folder's own, then that of its points."""
+    rest, text = pop_option(arguments, "run", "")
+    if rest or not text:
+        raise ConfigError(
+            [Fault("", "no such option", a, allowed="run=") for a in rest] or Fault("run", "needs a value")
+        )
+    from medllm.run_folder import SWEEP, UNSENT, has_unsent, lock_folder
+    from medllm.tracking.build import replay_record
+
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(Fault("run", "is no folder", text, allowed="a run's folder, or a sweep's"))
+    works_in = folder.parent if (folder.parent / SWEEP).is_file() else folder
+    fix = "wait for its end: it sends what is left by itself, as soon as the store is back"
+    lock = lock_folder(works_in, Fault("run", "is in use by another process", text, fix=fix))
+    try:
+        left = [
+            path.parent for path in (folder / UNSENT, *sorted(folder.glob(f"*/{UNSENT}"))) if has_unsent(path.parent)
+        ]
+        for one in left:
+            tell("sent", f"{replay_record(one)} entries of {one}")
+        if not left:
+            tell("sent", "nothing was left to send")
+    finally:
+        lock.release()
+
+
+if __name__ == "__main__":
+    run_script(main, __doc__)

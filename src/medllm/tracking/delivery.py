@@ -1,0 +1,126 @@
+"""Entries of a spool as calls of MLflow's client, each of which may come twice and counts once."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from medllm.console import console
+from medllm.tracking.names import legal_names
+from medllm.tracking.spool import Entry, NotDeliveredError, describe
+
+# How urllib3 ends what it says of a connection.
+CAUSE = re.compile(r"Caused by .*: ([^:'\"]+)['\"]\)")
+
+
+class Delivery:
+    """Brings entries to a run.
+
+    Args:
+        client: MLflow's.
+        run_id: Of the run.
+    """
+
+    def __init__(self, client: Any, run_id: str):
+        self._client, self._run_id = client, run_id
+        self._there: dict[str, set[tuple[int, int]]] = {}
+
+    def __call__(self, entries: Sequence[Entry], doubtful: bool) -> None:
+        """Sends them, in one call.
+
+        Args:
+            entries: One, or several of metrics.
+            doubtful: Whether the store may have some of them already; then it is asked which.
+
+        Raises:
+            NotDeliveredError: if they may not have arrived. What never can is told, and is no error.
+        """
+        try:
+            self._send(entries, doubtful)
+        except Exception as error:  # a store of artifacts has errors of its own library
+            self._there.clear()
+            if not _is_refused(error):
+                raise NotDeliveredError(reason_of(error), answers=self._answers()) from None
+            if len(entries) > 1:
+                for entry in entries:
+                    self([entry], doubtful)
+            else:
+                console.print(f"tracking: {describe(entries[0])} not recorded: {reason_of(error)}")
+
+    def _send(self, entries: Sequence[Entry], doubtful: bool) -> None:
+        entry, client, run_id = entries[0], self._client, self._run_id
+        match entry["kind"]:
+            case "metrics":
+                self._send_metrics(entries, doubtful)
+            case "tags":
+                log_tags(client, run_id, entry["tags"])
+            case "file":
+                client.log_artifact(run_id, entry["path"], entry["folder"] or None)
+            case "text":
+                client.log_text(run_id, entry["text"], entry["path"])
+            case "data":
+                self._send_data(entry)
+            case "end_children":
+                self._end_children()
+            case "status":
+                client.set_terminated(run_id, entry["status"], entry["time"])
+
+    def _send_metrics(self, entries: Sequence[Entry], doubtful: bool) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(key, value, entry["time"], entry["step"])
+            for entry in entries
+            for key, value in entry["metrics"].items()
+        ]
+        if doubtful:
+            metrics = [m for m in metrics if (m.step, m.timestamp) not in self._known(m.key)]
+        else:
+            self._there.clear()
+        if metrics:
+            self._client.log_batch(self._run_id, metrics=metrics)
+
+    def _known(self, key: str) -> set[tuple[int, int]]:
+        """Steps and times at which the store has a metric."""
+        if key not in self._there:
+            self._there[key] = {(m.step, m.timestamp) for m in self._client.get_metric_history(self._run_id, key)}
+        return self._there[key]
+
+    def _send_data(self, entry: Entry) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(entry["name"], entry["digest"], "local", entry["source"], profile=entry["profile"])
+        given = DatasetInput(dataset, [InputTag("mlflow.data.context", entry["context"])])
+        self._client.log_inputs(self._run_id, datasets=[given])
+
+    def _end_children(self) -> None:
+        experiment_id = self._client.get_run(self._run_id).info.experiment_id
+        query = f"tags.`mlflow.parentRunId` = '{self._run_id}' and attributes.status = 'RUNNING'"
+        for run in self._client.search_runs([experiment_id], query):
+            self._client.set_terminated(run.info.run_id, "KILLED")
+
+    def _answers(self) -> bool:
+        try:
+            self._client.get_run(self._run_id)
+        except Exception:  # whatever it is, it is no answer
+            return False
+        return True
+
+
+def log_tags(client: Any, run_id: str, tags: dict[str, str]) -> None:
+    """Short texts, in one call; what is longer than MLflow takes is cut."""
+    from mlflow.entities import RunTag
+
+    names = legal_names(tags)
+    client.log_batch(run_id, tags=[RunTag(names[name], value[:8000]) for name, value in tags.items()])
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether trying again is of no use: the store does not take these words, or there is no such file."""
+    return getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE" or isinstance(error, FileNotFoundError)
+
+
+def reason_of(error: Exception) -> str:
+    """What went wrong, in one line; of a connection that failed what lies beneath, without the way down to it."""
+    text = (str(error).strip() or type(error).__name__).split("\n")[0]
+    found = CAUSE.search(text)
+    return (found[1] if found else text)[:200].strip()

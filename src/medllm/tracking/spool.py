@@ -1,0 +1,252 @@
+"""What a run has to say, on its way to the store: into a file first, from which a thread sends it.
+
+Training waits for no store. An entry is a line of JSON in the run's folder before anything is sent, so that neither a store that
+is away nor a killed process loses it, and entries arrive in their order. When all have arrived the file is emptied, and removed
+at the end; what is left in it after that is sent by `replay`.
+"""
+
+import errno
+import io
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from medllm.console import console, say
+from medllm.errors import TrackingError
+
+Entry = dict[str, Any]
+# Brings entries to the store, in one call; told whether an earlier try may have brought them already.
+Deliver = Callable[[Sequence[Entry], bool], None]
+
+# Metrics that go in one call, of 1000 that MLflow takes.
+MOST_METRICS = 900
+# Seconds that a run waits at its end for a store that is hung, in all.
+PATIENCE = 8.0
+# Seconds between tries while the store is away: twice as long each time.
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
+# Bytes read at once of what is left.
+CHUNK = 2**20
+# Tries of what the store does not take although it answers.
+TRIES = 3
+
+
+class NotDeliveredError(Exception):
+    """Entries have not arrived, or it is not known whether they have.
+
+    Attributes:
+        answers: Whether the store is there all the same.
+    """
+
+    def __init__(self, reason: str, *, answers: bool):
+        super().__init__(reason)
+        self.answers = answers
+
+
+class Spool:
+    """A run's file of entries and the thread that sends them.
+
+    Args:
+        path: Where the file is, which must be empty or not exist.
+        head: What `replay` needs to know to send what is left: store and run.
+        deliver: Called in the thread only; raises NotDeliveredError.
+        told: What the store is called in messages.
+    """
+
+    def __init__(self, path: Path, head: Entry, deliver: Deliver, told: str):
+        self._path, self._head, self._deliver, self._told = path, _line(head), deliver, told
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w+b", buffering=0)
+        self._changed = threading.Condition()
+        self._written = self._sent = 0  # bytes
+        self._asked = self._in_vain = 0  # calls of `flush`, and the last one after which a try failed
+        self._waited = 0.0  # seconds, for a store that has not answered since
+        self._away = self._kept = self._degraded = self._closed = False
+        self._thread = threading.Thread(target=self._work, name="medllm-tracking", daemon=True)
+        self._thread.start()
+
+    def append(self, entry: Entry) -> None:
+        """Takes an entry; returns when it is in the file. A disk that takes none is told and survived."""
+        with self._changed:
+            try:
+                if self._written == 0:
+                    self._write(self._head)
+                    self._sent = self._written
+                self._write(_line(entry))
+            except OSError as error:
+                console.print(f"tracking: {self._path} cannot be written, an entry is lost: {error}")
+            self._changed.notify_all()
+
+    def flush(self) -> bool:
+        """Waits until everything has arrived; no longer than a try takes if the store is away. Whether it has."""
+        with self._changed:
+            self._asked += 1
+            asked = self._asked
+            self._changed.notify_all()
+            while self._sent < self._written and self._in_vain < asked and self._waited < PATIENCE:
+                sent, began = self._sent, time.monotonic()
+                self._changed.wait(PATIENCE - self._waited)
+                if self._sent == sent:
+                    self._waited += time.monotonic() - began
+            return self._sent == self._written
+
+    def close(self) -> None:
+        """Flushes, ends the thread, and removes the file, or tells what is left in it and how to send it."""
+        self.flush()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            self._file.close()
+            if self._sent == self._written and not self._kept:
+                self._path.unlink()
+                return
+        say("tracking", f"degraded: {self._told} has not got everything; what it lacks is in {self._path}")
+        say("", f"when the store is back: python scripts/replay.py run={self._path.parent}")
+
+    def _write(self, line: bytes) -> None:
+        """A whole line or nothing."""
+        if self._file.write(line) < len(line):
+            self._cut(self._written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._written += len(line)
+
+    def _cut(self, size: int) -> None:
+        os.ftruncate(self._file.fileno(), size)
+        self._file.seek(size)
+
+    def _work(self) -> None:
+        failures = 0
+        while (following := self._next()) is not None:
+            entries, end, asked = following
+            try:
+                self._deliver(entries, failures > 0)
+            except NotDeliveredError as error:
+                failures += 1
+                if not error.answers or failures < TRIES:
+                    self._failed(error, asked, FIRST_PAUSE * 2 ** (failures - 1))
+                    continue
+                with self._changed:
+                    self._kept = True
+                    self._degrade(f"{describe(entries[0])} not taken, {error}")
+            failures = 0
+            self._arrived(end)
+
+    def _next(self) -> tuple[list[Entry], int, int] | None:
+        """What goes in one call, where it ends in the file, and how often `flush` had been called; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._sent < self._written)
+            size = CHUNK
+            while not self._closed:
+                chunk = os.pread(self._file.fileno(), size, self._sent)
+                for entries, length in _calls(io.BytesIO(chunk)):
+                    return entries, self._sent + length, self._asked
+                size *= 2  # an entry longer than that
+        return None
+
+    def _arrived(self, end: int) -> None:
+        with self._changed:
+            if self._closed:
+                return
+            if self._away:
+                say("tracking", f"{self._told} answers again")
+            self._away, self._waited, self._sent = False, 0.0, end
+            if self._sent == self._written and not self._kept:
+                self._cut(0)
+                self._sent = self._written = 0
+            self._changed.notify_all()
+
+    def _failed(self, error: NotDeliveredError, asked: int, pause: float) -> None:
+        with self._changed:
+            if self._closed:
+                return
+            if not error.answers:
+                if not self._away:
+                    self._away = True
+                    self._degrade(str(error))
+                self._in_vain = asked
+                self._changed.notify_all()
+            self._changed.wait_for(lambda: self._closed or self._asked > asked, min(pause, LONGEST_PAUSE))
+
+    def _degrade(self, reason: str) -> None:
+        """Says at once, and in the store when it can, that the record is not what it should be."""
+        say("tracking", f"{self._told}: {reason}")
+        if self._degraded:
+            return
+        self._degraded = True
+        say("", f"the run goes on; {self._path} keeps what it has to say until it can be sent")
+        self.append({"kind": "tags", "tags": {"tracking": "degraded"}})
+
+
+def describe(entry: Entry) -> str:
+    """An entry in a few words, to tell that it has not been recorded."""
+    match entry["kind"]:
+        case "metrics":
+            return f"metrics of step {entry['step']}"
+        case "tags":
+            return ", ".join(entry["tags"])
+        case "data":
+            return f"{entry['context']} data"
+        case "file" | "text":
+            return Path(entry["path"]).name
+        case "end_children":
+            return "status of killed points"
+        case kind:
+            return str(kind)
+
+
+def replay(path: Path, deliver: Deliver) -> int:
+    """Sends what is in a spool's file and removes it; entries that the store has already are left out.
+
+    Returns:
+        How many entries there were.
+
+    Raises:
+        NotDeliveredError: if the store does not take them; the file is as it was.
+    """
+    with path.open("rb") as file:
+        file.readline()
+        count = 0
+        for entries, _ in _calls(file):
+            deliver(entries, True)
+            count += len(entries)
+    path.unlink()
+    return count
+
+
+def read_entries(path: Path) -> tuple[Entry, list[Entry]]:
+    """Head and entries of a spool's file; a line that a kill cut off at the end is none.
+
+    Raises:
+        TrackingError: if it is no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            return json.loads(file.readline()), [entry for entries, _ in _calls(file) for entry in entries]
+    except (OSError, ValueError) as error:
+        raise TrackingError(f"{path} is no file of entries for a store: {error}") from None
+
+
+def _line(entry: Entry) -> bytes:
+    return json.dumps(entry, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+
+
+def _calls(file: BinaryIO) -> Iterator[tuple[list[Entry], int]]:
+    """Entries from here to the end as they go in one call each, with their length in bytes: metrics many at once."""
+    entries: list[Entry] = []
+    size = num_metrics = 0
+    for line in file:
+        if not line.endswith(b"\n"):
+            break
+        entry = json.loads(line)
+        more = len(entry["metrics"]) if entry["kind"] == "metrics" else MOST_METRICS
+        if entries and num_metrics + more > MOST_METRICS:
+            yield entries, size
+            entries, size, num_metrics = [], 0, 0
+        entries.append(entry)
+        size += len(line)
+        num_metrics += more
+    if entries:
+        yield entries, size

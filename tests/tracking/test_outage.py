@@ -1,0 +1,361 @@
+"""A store that dies, hangs or comes back changes nothing of what is recorded in the end."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
+
+from medllm.config.tracking import MlflowConf
+from medllm.errors import TrackingError
+from medllm.run_folder import RECORD, UNSENT, has_unsent, read_result, write_record_id, write_result
+from medllm.tracking import spool as spooling
+from medllm.tracking.build import find_record, open_record, replay_record
+from medllm.tracking.delivery import Delivery
+from medllm.tracking.record import Opening
+from medllm.tracking.spool import NotDeliveredError
+
+ROOT = Path(__file__).parents[2]
+SENDING = ("log_batch", "log_inputs", "log_artifact", "log_text", "set_terminated")
+KEYS = ("train/loss", "train/learning_rate", "eval/loss")
+
+
+def database(folder: Path) -> MlflowConf:
+    """A store of its own."""
+    return MlflowConf(f"sqlite:///{folder}/mlflow.db", "test", f"{folder}/mlruns")
+
+
+def recorded(uri: str, run_id: str) -> tuple[str, Counter[tuple[str, int, float]]]:
+    """Status, and each metric, step and value as often as the store has it."""
+    client = MlflowClient(uri)
+    found = Counter((m.key, m.step, m.value) for key in KEYS for m in client.get_metric_history(run_id, key))
+    return client.get_run(run_id).info.status, found
+
+
+def everything(steps: int) -> Counter[tuple[str, int, float]]:
+    """What `log` says, each once."""
+    return Counter((key, step, step / 8) for step in range(steps) for key in KEYS[:2])
+
+
+def log(record: Any, steps: range) -> None:
+    """Two metrics per step."""
+    for step in steps:
+        record.log_metrics(dict.fromkeys(KEYS[:2], step / 8), step)
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between tries."""
+    monkeypatch.setattr(spooling, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(spooling, "LONGEST_PAUSE", 0.1)
+
+
+def break_store(patch: pytest.MonkeyPatch, *, arrives: bool = False) -> None:
+    """From now on no call of the client is answered; with `arrives`, what it asked for happens all the same."""
+
+    def failing(do: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            if arrives:
+                do(*arguments, **more)
+            raise MlflowException("no answer")
+
+        return call
+
+    patch.setattr(MlflowClient, "get_run", Mock(side_effect=MlflowException("no answer")))
+    for name in SENDING:
+        patch.setattr(MlflowClient, name, failing(getattr(MlflowClient, name)))
+
+
+@pytest.mark.parametrize("arrives", [False, True])
+def test_a_store_that_comes_back_has_everything_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrives: bool
+) -> None:
+    """Whether what was sent in the outage arrived or not: metrics, tags, files, data, status; and it says degraded."""
+    (tmp_path / "file.txt").write_text("x")
+    with open_record(database(tmp_path), Opening("one"), tmp_path) as record:
+        log(record, range(5))
+        with monkeypatch.context() as patch:
+            break_store(patch, arrives=arrives)
+            log(record, range(5, 40))
+            record.set_tags({"labels": "proven"})
+            record.log_data("dialogues", "f" * 64, "data/dialogues.jsonl", "training", 10)
+            record.log_artifact(tmp_path / "file.txt")
+            record.end_children()  # waits for what is on its way, here in vain
+            assert has_unsent(tmp_path)
+        log(record, range(40, 50))
+    assert not (tmp_path / UNSENT).exists()
+    assert recorded(database(tmp_path).tracking_uri, record.id) == ("FINISHED", everything(50))
+    client = MlflowClient(database(tmp_path).tracking_uri)
+    run = client.get_run(record.id)
+    assert (run.data.tags["labels"], run.data.tags["tracking"]) == ("proven", "degraded")
+    assert len(run.inputs.dataset_inputs) == 1
+    assert [file.path for file in client.list_artifacts(record.id)] == ["file.txt"]
+
+
+def end_in_outage(folder: Path, error: BaseException | None = None) -> str:
+    """A run whose store goes away for good after 5 of 20 steps; its id."""
+    run = folder / "run"
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.suppress(ValueError, KeyboardInterrupt),
+        open_record(database(folder), Opening("one"), run) as record,
+    ):
+        write_record_id(run, record.id)
+        log(record, range(5))
+        break_store(patch)
+        log(record, range(5, 20))
+        if error:
+            raise error
+    assert has_unsent(run)
+    return (run / RECORD).read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "FINISHED"), (ValueError("bad"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+)
+def test_a_run_that_ends_in_an_outage_is_replayed(tmp_path: Path, error: BaseException | None, status: str) -> None:
+    """All metrics once, and the true status with its traceback; its result says degraded until then."""
+    run_id, uri = end_in_outage(tmp_path, error), database(tmp_path).tracking_uri
+    assert recorded(uri, run_id)[0] == "RUNNING"
+    write_result(tmp_path / "run", status)
+    assert read_result(tmp_path / "run")["tracking"] == "degraded"
+    spooled = (tmp_path / "run" / UNSENT).read_bytes()
+    for _ in range(2):
+        (tmp_path / "run" / UNSENT).write_bytes(spooled)
+        assert replay_record(tmp_path / "run") > 0
+        assert recorded(uri, run_id) == (status, everything(20))
+        assert not (tmp_path / "run" / UNSENT).exists()
+    files = [file.path for file in MlflowClient(uri).list_artifacts(run_id)]
+    assert files == (["traceback.txt"] if status == "FAILED" else [])
+    write_result(tmp_path / "run", status)
+    assert "tracking" not in read_result(tmp_path / "run")
+
+
+def test_a_run_that_goes_on_sends_what_was_left(tmp_path: Path) -> None:
+    """First of all, so that its last word is that of now."""
+    run_id = end_in_outage(tmp_path, KeyboardInterrupt())
+    with open_record(database(tmp_path), Opening("one", run_id=run_id), tmp_path / "run") as record:
+        assert recorded(database(tmp_path).tracking_uri, run_id) == ("RUNNING", everything(20))
+        log(record, range(20, 30))
+    assert recorded(database(tmp_path).tracking_uri, run_id) == ("FINISHED", everything(30))
+
+
+def test_a_store_that_is_still_away_leaves_what_was_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a replay nor a run that goes on loses it; both say why, and which file it is."""
+    run_id = end_in_outage(tmp_path)
+    spooled = (tmp_path / "run" / UNSENT).read_bytes()
+    with monkeypatch.context() as patch:
+        break_store(patch)
+        with pytest.raises(TrackingError, match=r"run/unsent.jsonl cannot be sent to sqlite:.*: no answer"):
+            replay_record(tmp_path / "run")
+        opened = open_record(database(tmp_path), Opening("one", run_id=run_id), tmp_path / "run")
+        with pytest.raises(TrackingError, match="no answer"), opened:
+            pytest.fail("is not reached")
+    assert (tmp_path / "run" / UNSENT).read_bytes() == spooled
+    (tmp_path / "mlflow.db").unlink()
+    with pytest.raises(TrackingError, match="no such database"):
+        replay_record(tmp_path / "run")
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_what_comes_after_a_run_is_told_and_asks_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Added to a record that was found: each loss is named, and no call follows one that was not answered."""
+    with open_record(database(tmp_path), Opening("one"), tmp_path) as record:
+        pass
+    found = find_record(database(tmp_path), record.id)
+    break_store(monkeypatch)
+    asked = Mock(side_effect=MlflowException("no answer"))
+    monkeypatch.setattr(MlflowClient, "log_batch", asked)
+    found.log_metrics({"evaluate/loss": 2.0}, 0)
+    found.set_tags({"evaluate.limited": "true"})
+    found.log_artifact(tmp_path / "results.json")
+    said = capsys.readouterr().err
+    for lost in ("metrics of step 0", "evaluate.limited", "results.json"):
+        assert f"tracking: {lost} not recorded: no answer" in said
+    assert asked.call_count == 1
+
+
+def test_what_a_store_never_takes_is_told_and_the_rest_arrives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that is gone, a metric that is refused among others: one line each, and nothing is left."""
+    log_batch = MlflowClient.log_batch
+
+    def picky(self: MlflowClient, run_id: str, metrics: Any = (), **more: Any) -> None:
+        if any(metric.step == 2 for metric in metrics):
+            raise MlflowException("no such step", error_code=INVALID_PARAMETER_VALUE)
+        log_batch(self, run_id, metrics=metrics, **more)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", picky)
+    with open_record(database(tmp_path), Opening("one"), tmp_path / "run") as record:
+        record.log_artifact(tmp_path / "gone.png")
+        log(record, range(4))
+    said = capsys.readouterr().err
+    assert "gone.png not recorded: " in said and "metrics of step 2 not recorded: no such step" in said
+    _, found = recorded(database(tmp_path).tracking_uri, record.id)
+    assert sorted({step for _, step, _ in found}) == [0, 1, 3]
+    assert not (tmp_path / "run" / UNSENT).exists()
+
+
+@pytest.fixture
+def hanging() -> Iterator[str]:
+    """The address of a server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_hanging_server_is_away(hanging: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it is not asked the same again and again."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(NotDeliveredError, match="timed out") as raised:
+        Delivery(MlflowClient(hanging), "0" * 32)([{"kind": "tags", "tags": {"a": "b"}}], False)
+    assert not raised.value.answers
+
+
+class Server:
+    """A real `mlflow server` on a database, that can be killed and started again."""
+
+    def __init__(self, folder: Path):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.folder = folder
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        store = ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        files = ["--artifacts-destination", f"{self.folder}/files", "--workers", "1"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), *store, *files],
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
+                    return
+            except OSError:
+                assert self.process.poll() is None
+                time.sleep(0.1)
+
+    def send(self, signum: int) -> None:
+        """A signal to all its processes."""
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signum)
+
+    def kill(self) -> None:
+        """At once."""
+        self.send(signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait(30)
+
+    def recorded(self, run_id: str) -> tuple[str, Counter[tuple[str, int, float]]]:
+        """What its database holds of a run, read beside it."""
+        return recorded(f"sqlite:///{self.folder}/mlflow.db", run_id)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """One that answers."""
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Polls."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not come about"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_outages_of_a_real_server(tmp_path: Path, server: Server) -> None:
+    """Hung and continued, killed and restarted, killed for ever: every key and step exactly once, and nobody waited for it."""
+    run = tmp_path / "run"
+    with open_record(MlflowConf(server.uri, "test", None), Opening("one"), run) as record:
+        log(record, range(10))
+        wait_for(lambda: not has_unsent(run))
+        server.send(signal.SIGSTOP)
+        log(record, range(10, 20))
+        time.sleep(10)  # longer than a call and its second try
+        log(record, range(20, 30))
+        server.send(signal.SIGCONT)
+        wait_for(lambda: not has_unsent(run))
+        assert server.recorded(record.id) == ("RUNNING", everything(30))
+        server.kill()
+        log(record, range(30, 40))
+        time.sleep(1)
+        server.start()
+        log(record, range(40, 50))
+        wait_for(lambda: not has_unsent(run))
+        assert server.recorded(record.id) == ("RUNNING", everything(50))
+        server.kill()
+        log(record, range(50, 60))
+    assert server.recorded(record.id) == ("RUNNING", everything(50))
+    server.start()
+    assert replay_record(run) == 11  # with the status
+    assert server.recorded(record.id) == ("FINISHED", everything(60))
+    assert MlflowClient(server.uri).get_run(record.id).data.tags["tracking"] == "degraded"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_training_goes_on_without_its_store(
+    tmp_path: Path, server: Server, train: Callable[..., Any], tiny_overrides: list[str]
+) -> None:
+    """Its server hangs for ever from the middle of a run on: exit code 0, a remedy, and after it what an undisturbed run has."""
+    uri = [f"tracking.tracking_uri={server.uri}", "tracking.artifact_location=null"]
+    line = [*tiny_overrides, *uri, "trainer.max_steps=60", "trainer.logging_steps=1"]
+    run, calm = tmp_path / "run", tmp_path / "calm"
+    done = train(*line, f"hydra.run.dir={calm}")
+    assert done.returncode == 0 and "tracking" not in read_result(calm)
+
+    def stop_the_server() -> None:
+        key = ("train/loss", 5)
+        path = run / RECORD
+        wait_for(lambda: path.is_file() and key in {(k, s) for k, s, _ in server.recorded(path.read_text())[1]})
+        server.send(signal.SIGSTOP)
+
+    stopping = threading.Thread(target=stop_the_server)
+    stopping.start()
+    done = train(*line)
+    stopping.join()
+    assert done.returncode == 0, done.stderr
+    assert f"python scripts/replay.py run={run}" in done.stderr
+    assert read_result(run)["tracking"] == "degraded" and read_result(run)["status"] == "FINISHED"
+    server.send(signal.SIGCONT)
+    typed = [sys.executable, str(ROOT / "scripts" / "replay.py"), f"run={run}"]
+    sent = [subprocess.run(typed, capture_output=True, text=True, timeout=120) for _ in range(2)]
+    assert [one.returncode for one in sent] == [0, 0], sent[0].stderr
+    assert "entries of" in sent[0].stdout and "nothing was left to send" in sent[1].stdout
+    histories = [server.recorded((folder / RECORD).read_text()) for folder in (calm, run)]
+    assert histories[0][0] == histories[1][0] == "FINISHED"
+    counts = [Counter((key, step) for key, step, _ in found.elements()) for _, found in histories]
+    assert counts[0] == counts[1] and len(counts[0]) > 100
+    client = MlflowClient(server.uri)
+    files = [sorted(f.path for f in client.list_artifacts((folder / RECORD).read_text())) for folder in (calm, run)]
+    assert files[0] == files[1] != []

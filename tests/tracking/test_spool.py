@@ -1,0 +1,197 @@
+"""What a run has to say arrives: once, in its order, whatever the store does meanwhile."""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from medllm.errors import TrackingError
+from medllm.tracking import spool as spooling
+from medllm.tracking.spool import Entry, NotDeliveredError, Spool, read_entries, replay
+
+HEAD: Entry = {"tracking_uri": "a store", "run_id": "a run"}
+
+
+class Store:
+    """Takes entries, unless it is told otherwise.
+
+    Attributes:
+        got: Entries that arrived, as often as they did.
+        doubted: Of each call that arrived, whether an earlier try may have arrived.
+        refuse: Called with the entries of each call before they arrive; may raise, or wait.
+    """
+
+    def __init__(self) -> None:
+        self.got: list[Entry] = []
+        self.doubted: list[bool] = []
+        self.refuse: Callable[[Sequence[Entry]], None] = lambda entries: None
+
+    def __call__(self, entries: Sequence[Entry], doubtful: bool) -> None:
+        """Delivery."""
+        self.refuse(entries)
+        self.got += entries
+        self.doubted.append(doubtful)
+
+    def steps(self) -> list[int]:
+        """Of the metrics that arrived, in their order."""
+        return [entry["step"] for entry in self.got if entry["kind"] == "metrics"]
+
+
+def away(entries: Sequence[Entry]) -> None:
+    """No answer."""
+    raise NotDeliveredError("no answer", answers=False)
+
+
+def metrics(step: int) -> Entry:
+    """An entry."""
+    return {"kind": "metrics", "step": step, "time": 1000 + step, "metrics": {"train/loss": step / 8}}
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between tries."""
+    monkeypatch.setattr(spooling, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(spooling, "LONGEST_PAUSE", 0.02)
+
+
+def test_everything_arrives_in_its_order_and_leaves_nothing(tmp_path: Path) -> None:
+    """Many metrics in a call, other entries by themselves; afterwards there is no file."""
+    store = Store()
+    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store")
+    expected: list[Entry] = []
+    for step in range(300):
+        expected.append(metrics(step))
+        if step % 100 == 50:
+            expected.append({"kind": "tags", "tags": {"step": f"{step}, größer"}})
+    for entry in expected:
+        spool.append(entry)
+    assert spool.flush()
+    assert (tmp_path / "unsent.jsonl").stat().st_size == 0
+    spool.append({"kind": "status", "status": "FINISHED", "time": 1})
+    spool.close()
+    assert store.got == [*expected, {"kind": "status", "status": "FINISHED", "time": 1}]
+    assert not any(store.doubted)
+    assert not (tmp_path / "unsent.jsonl").exists()
+
+
+def test_nobody_waits_for_a_store_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries are in the file at once, the end is there after `PATIENCE`, and another run can send what is left."""
+    monkeypatch.setattr(spooling, "PATIENCE", 0.2)
+    store, hung = Store(), threading.Event()
+    store.refuse = lambda entries: hung.wait(60) and None
+    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store")
+    for step in range(5000):
+        spool.append(metrics(step))
+    assert read_entries(tmp_path / "unsent.jsonl") == (HEAD, [metrics(step) for step in range(5000)])
+    assert not spool.flush()
+    spool.close()
+    assert store.got == []
+    other = Store()
+    assert replay(tmp_path / "unsent.jsonl", other) == 5000
+    hung.set()
+    assert other.steps() == list(range(5000)) and all(other.doubted)
+
+
+def test_a_store_that_comes_back_gets_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """While the run is still on: no file is left, doubt is cast on what was tried before, and the record says degraded."""
+    store = Store()
+    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store")
+    spool.append(metrics(0))
+    assert spool.flush()
+    store.refuse = away
+    for step in range(1, 50):
+        spool.append(metrics(step))
+    assert not spool.flush()
+    store.refuse = lambda entries: None
+    spool.append(metrics(50))
+    assert spool.flush()
+    spool.close()
+    assert store.steps() == list(range(51))
+    assert store.doubted[:2] == [False, True]
+    assert [entry["tags"] for entry in store.got if entry["kind"] == "tags"] == [{"tracking": "degraded"}]
+    assert not (tmp_path / "unsent.jsonl").exists()
+    said = capsys.readouterr().err
+    assert said.count("the store: no answer") == 1 and "the store answers again" in said
+
+
+def test_a_store_that_stays_away_is_told_with_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file holds what is missing, in its order, and the message names it and the command."""
+    store = Store()
+    store.refuse = away
+    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store")
+    spool.append(metrics(1))
+    spool.append({"kind": "status", "status": "FINISHED", "time": 1})
+    spool.close()
+    said = capsys.readouterr().err
+    assert f"what it lacks is in {tmp_path}/unsent.jsonl" in said
+    assert f"python scripts/replay.py run={tmp_path}" in said
+    with pytest.raises(NotDeliveredError):
+        replay(tmp_path / "unsent.jsonl", store)
+    store.refuse = lambda entries: None
+    replay(tmp_path / "unsent.jsonl", store)
+    assert store.steps() == [1]
+    assert {"kind": "tags", "tags": {"tracking": "degraded"}} in store.got
+    assert not (tmp_path / "unsent.jsonl").exists()
+
+
+def test_what_a_living_store_does_not_take_holds_up_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told, kept for another time, and what comes after it arrives."""
+
+    def picky(entries: Sequence[Entry]) -> None:
+        if entries[0]["kind"] == "file":
+            raise NotDeliveredError("no place for files", answers=True)
+
+    store = Store()
+    store.refuse = picky
+    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store")
+    spool.append({"kind": "file", "path": "/somewhere/loss.png", "folder": ""})
+    spool.append(metrics(1))
+    spool.close()
+    assert store.steps() == [1]
+    assert "loss.png not taken, no place for files" in capsys.readouterr().err
+    assert read_entries(tmp_path / "unsent.jsonl")[1][0]["path"] == "/somewhere/loss.png"
+
+
+def test_a_line_that_a_kill_cut_off_is_none(tmp_path: Path) -> None:
+    """Everything before it is sent; a file of something else is refused."""
+    store = Store()
+    store.refuse = away
+    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store")
+    for step in range(3):
+        spool.append(metrics(step))
+    spool.close()
+    whole = (tmp_path / "unsent.jsonl").read_bytes()
+    (tmp_path / "unsent.jsonl").write_bytes(whole[: whole.index(b'"step": 2') + 5])
+    store.refuse = lambda entries: None
+    replay(tmp_path / "unsent.jsonl", store)
+    assert store.steps() == [0, 1]
+    (tmp_path / "unsent.jsonl").write_text("something\n")
+    with pytest.raises(TrackingError, match="is no file of entries"):
+        read_entries(tmp_path / "unsent.jsonl")
+
+
+def test_a_full_disk_is_told_and_survived(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An entry that does not fit is lost whole: what comes before and after it arrives."""
+    store = Store()
+    store.refuse = away
+    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store")
+    spool.append(metrics(0))
+    spool.flush()
+    whole = spool._file
+
+    class Full:
+        def write(self, line: bytes) -> int:
+            return whole.write(line[:7])
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(whole, name)
+
+    spool._file = Full()  # type: ignore[assignment]
+    spool.append(metrics(1))
+    spool._file = whole
+    spool.append(metrics(2))
+    store.refuse = lambda entries: None
+    spool.close()
+    assert store.steps() == [0, 2]
+    assert "an entry is lost" in capsys.readouterr().err
