@@ -5,6 +5,7 @@
     <run>/data_report.json            what was trained on, in numbers
     <run>/history.json                learning curves, tokens and seconds over steps
     <run>/record_id                   its run in the tracking store
+    <run>/record_key                  names the folder there, from before that run is made
     <run>/eval_losses.safetensors     final loss of each held-out conversation
     <run>/unsent.jsonl                what the tracking store has not got yet, in runs that go on or could not send it
     <sweep>/sweep.json                parent record, axes, points
@@ -33,7 +34,8 @@ from medllm.errors import ConfigError, Fault, MedLLMError, RankError
 
 CONFIG, DATA = "config.yaml", "data_report.json"
 RESULT, HISTORY, LOSSES = "result.json", "history.json", "eval_losses.safetensors"
-RECORD, SWEEP, STOP, STUDY, UNSENT = "record_id", "sweep.json", "stop", "study.db", "unsent.jsonl"
+RECORD, RECORD_KEY, UNSENT = "record_id", "record_key", "unsent.jsonl"
+SWEEP, STOP, STUDY = "sweep.json", "stop", "study.db"
 
 
 @dataclass(frozen=True)

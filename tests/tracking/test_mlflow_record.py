@@ -69,10 +69,13 @@ def test_a_run_that_does_not_finish(tmp_path: Path, error: BaseException, status
 
 def test_a_failed_run_leaves_nothing_for_the_next(tmp_path: Path) -> None:
     """Two runs in one process keep their own parameters and numbers."""
-    with pytest.raises(ValueError), open_record(store(tmp_path), Opening("one", {"lora.r": 8}), tmp_path) as record:
+    with (
+        pytest.raises(ValueError),
+        open_record(store(tmp_path), Opening("one", {"lora.r": 8}), tmp_path / "one") as record,
+    ):
         record.log_metrics({"train/loss": 9.0}, 1)
         raise ValueError
-    with open_record(store(tmp_path), Opening("two", {"lora.r": 16}), tmp_path) as record:
+    with open_record(store(tmp_path), Opening("two", {"lora.r": 16}), tmp_path / "two") as record:
         record.log_metrics({"eval/loss": 1.0}, 1)
     by_name = {run.info.run_name: run for run in runs(tmp_path)}
     assert by_name["one"].data.metrics == {"train/loss": 9.0}
@@ -158,9 +161,38 @@ def _killed(folder: str, place: str) -> None:
         die()
 
 
+def test_a_run_that_nobody_wrote_down_is_found_again(tmp_path: Path) -> None:
+    """The folder's key names it: a process that died in between leaves no second run; another folder is another run."""
+    ids = []
+    for name in ("one", "one", "two"):
+        with pytest.raises(SystemExit), open_record(store(tmp_path), Opening("run"), tmp_path / name) as record:
+            ids.append(record.id)
+            raise SystemExit(143)
+    assert ids[0] == ids[1] != ids[2]
+    assert len(runs(tmp_path)) == 2
+
+
+def test_steps_that_are_done_again_count_once(tmp_path: Path) -> None:
+    """The same number at the same step is not recorded twice; another one is."""
+    for losses in ((4.0, 3.0, 2.0), (3.0, 2.5, 1.0)):
+        with open_record(store(tmp_path), Opening("run"), tmp_path / "run") as record:
+            for step, loss in enumerate(losses, start=1 if losses[0] == 4.0 else 2):
+                record.log_metrics({"train/loss": loss}, step)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = runs(tmp_path)
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert sorted((metric.step, metric.value) for metric in history) == [
+        (1, 4.0),
+        (2, 3.0),
+        (3, 2.0),
+        (3, 2.5),
+        (4, 1.0),
+    ]
+
+
 def test_a_killed_process_leaves_no_run_that_seems_to_run(tmp_path: Path) -> None:
     """Wherever it died after the run was made, the next record to open says KILLED."""
-    with open_record(store(tmp_path), Opening("first"), tmp_path):
+    with open_record(store(tmp_path), Opening("first"), tmp_path / "first"):
         pass
     context = multiprocessing.get_context("spawn")
     places = ("log_batch", "open")
@@ -171,7 +203,7 @@ def test_a_killed_process_leaves_no_run_that_seems_to_run(tmp_path: Path) -> Non
         process.join(120)
     assert [process.exitcode for process in dying] == [-signal.SIGKILL] * len(places)
     assert "RUNNING" in {run.info.status for run in runs(tmp_path)}
-    with open_record(store(tmp_path), Opening("next"), tmp_path):
+    with open_record(store(tmp_path), Opening("next"), tmp_path / "next"):
         pass
     found = {run.info.run_name: run.info.status for run in runs(tmp_path)}
     assert found == {"first": "FINISHED", **dict.fromkeys(places, "KILLED"), "next": "FINISHED"}
@@ -187,7 +219,7 @@ def test_a_process_is_known_by_its_host_its_number_and_its_start(tmp_path: Path)
         "another host": {"process.host": "elsewhere", "process.pid": "1 0"},
     }.items():
         client.create_run(experiment_id, run_name=name, tags=tags)
-    with open_record(store(tmp_path), Opening("next"), tmp_path):
+    with open_record(store(tmp_path), Opening("next"), tmp_path / "next"):
         pass
     found = {run.info.run_name: run.info.status for run in runs(tmp_path)}
     assert found == {"alive": "RUNNING", "another process": "KILLED", "another host": "RUNNING", "next": "FINISHED"}
@@ -198,7 +230,7 @@ def test_a_record_that_cannot_be_filled_has_failed(tmp_path: Path, monkeypatch: 
     for error, status in ((KeyboardInterrupt, "KILLED"), (MlflowException, "FAILED")):
         monkeypatch.setattr(MlflowClient, "log_batch", Mock(side_effect=error("now")))
         refused = pytest.raises(KeyboardInterrupt if status == "KILLED" else TrackingError)
-        with refused, open_record(store(tmp_path), Opening(status, {"lora.r": 8}), tmp_path):
+        with refused, open_record(store(tmp_path), Opening(status, {"lora.r": 8}), tmp_path / status):
             pytest.fail("is not reached")
     assert {run.info.run_name: run.info.status for run in runs(tmp_path)} == {"KILLED": "KILLED", "FAILED": "FAILED"}
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -171,27 +172,36 @@ def test_a_line_that_a_kill_cut_off_is_none(tmp_path: Path) -> None:
         read_entries(tmp_path / "unsent.jsonl")
 
 
-def test_a_full_disk_is_told_and_survived(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An entry that does not fit is lost whole: what comes before and after it arrives."""
+class Full:
+    """A file on a disk with room for half a line."""
+
+    def __init__(self, file: Any):
+        self._file = file
+
+    def write(self, line: bytes) -> Any:
+        """What fits."""
+        return self._file.write(line[:7])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+@pytest.mark.parametrize("for_ever", [False, True])
+def test_a_full_disk_is_told_and_survived(tmp_path: Path, capsys: pytest.CaptureFixture[str], for_ever: bool) -> None:
+    """An entry that does not fit is written when there is room again, or sent at the end if there never is; in its order."""
     store = Store()
     store.refuse = away
     spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store")
     spool.append(metrics(0))
     spool.flush()
-    whole = spool._file
-
-    class Full:
-        def write(self, line: bytes) -> int:
-            return whole.write(line[:7])
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(whole, name)
-
-    spool._file = Full()  # type: ignore[assignment]
+    whole, spool._file = spool._file, Full(spool._file)  # type: ignore[assignment]
     spool.append(metrics(1))
-    spool._file = whole
     spool.append(metrics(2))
+    if not for_ever:
+        spool._file = whole
+    spool.append(metrics(3))
     store.refuse = lambda entries: None
     spool.close()
-    assert store.steps() == [0, 2]
-    assert "an entry is lost" in capsys.readouterr().err
+    assert store.steps() == [0, 1, 2, 3]
+    assert capsys.readouterr().err.count("cannot be written now: No space left on device") == 1
+    assert not (tmp_path / "unsent.jsonl").exists()

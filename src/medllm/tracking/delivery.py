@@ -18,11 +18,14 @@ class Delivery:
     Args:
         client: MLflow's.
         run_id: Of the run.
+        again: Whether an earlier process has recorded there. A number that it has recorded at the same step is not sent again: a
+            run that goes on from a checkpoint repeats the steps after it.
     """
 
-    def __init__(self, client: Any, run_id: str):
-        self._client, self._run_id = client, run_id
+    def __init__(self, client: Any, run_id: str, *, again: bool = False):
+        self._client, self._run_id, self._again = client, run_id, again
         self._there: dict[str, set[tuple[int, int]]] = {}
+        self._before: dict[str, set[tuple[int, float]]] = {}
 
     def __call__(self, entries: Sequence[Entry], doubtful: bool) -> None:
         """Sends them, in one call.
@@ -72,6 +75,8 @@ class Delivery:
             for entry in entries
             for key, value in entry["metrics"].items()
         ]
+        if self._again:
+            metrics = [m for m in metrics if (m.step, m.value) not in self._known_before(m.key)]
         if doubtful:
             metrics = [m for m in metrics if (m.step, m.timestamp) not in self._known(m.key)]
         else:
@@ -84,6 +89,12 @@ class Delivery:
         if key not in self._there:
             self._there[key] = {(m.step, m.timestamp) for m in self._client.get_metric_history(self._run_id, key)}
         return self._there[key]
+
+    def _known_before(self, key: str) -> set[tuple[int, float]]:
+        """Steps and values of a metric when this process first sends it."""
+        if key not in self._before:
+            self._before[key] = {(m.step, m.value) for m in self._client.get_metric_history(self._run_id, key)}
+        return self._before[key]
 
     def _send_data(self, entry: Entry) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

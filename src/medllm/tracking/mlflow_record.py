@@ -12,6 +12,7 @@ import os
 import platform
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from filelock import FileLock
 from medllm.config.tracking import MlflowConf
 from medllm.console import console
 from medllm.errors import PointPrunedError, TrackingError
-from medllm.run_folder import UNSENT, has_unsent
+from medllm.run_folder import RECORD_KEY, UNSENT, has_unsent, write_whole
 from medllm.tracking.delivery import Delivery, log_tags, reason_of
 from medllm.tracking.names import legal_names, legal_value
 from medllm.tracking.record import Opening, Record
@@ -31,6 +32,9 @@ from medllm.tracking.spool import Entry, NotDeliveredError, Spool, describe, rea
 # A call ends within 8 seconds where a server hangs, and at once where it is gone, instead of MLflow's four minutes and more.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
+
+# The tag of a run that names the folder it was made for.
+KEY = "record.key"
 
 # Parameters in one call, of 100 that MLflow takes.
 BATCH = 90
@@ -139,9 +143,11 @@ def open_mlflow_record(conf: MlflowConf, opening: Opening, folder: Path) -> Iter
     if has_unsent(folder):
         replay_unsent(folder)
     with told(conf):
+        known = known or _made_before(client, experiment_id, folder)
+        tags |= {KEY: (folder / RECORD_KEY).read_text(encoding="utf-8")}
         run_id = known or client.create_run(experiment_id, run_name=opening.name, tags=tags).info.run_id
     head = {"tracking_uri": conf.tracking_uri, "run_id": run_id}
-    spool = Spool(folder / UNSENT, head, Delivery(client, run_id), conf.tracking_uri)
+    spool = Spool(folder / UNSENT, head, Delivery(client, run_id, again=bool(known)), conf.tracking_uri)
     record = MlflowRecord(run_id, spool.append, spool.flush)
     status = "FAILED"
     try:
@@ -273,6 +279,21 @@ def _known(client: Any, run_id: str) -> str:
             raise
         return ""
     return run_id if run.info.lifecycle_stage == "active" else ""
+
+
+def _made_before(client: Any, experiment_id: str, folder: Path) -> str:
+    """The id of the run that a process made for this folder and did not live to write down; empty if there is none.
+
+    A key tells, which is in the folder before the run is made with it.
+    """
+    path = folder / RECORD_KEY
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, uuid.uuid4().hex)
+        return ""
+    key = path.read_text(encoding="utf-8")
+    found = client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
+    return str(found[0].info.run_id) if found else ""
 
 
 def _reopen(client: Any, run_id: str) -> None:

@@ -62,6 +62,7 @@ class Spool:
         self._file = path.open("w+b", buffering=0)
         self._changed = threading.Condition()
         self._written = self._sent = 0  # bytes
+        self._backlog: list[Entry] = []  # what a full disk did not take yet
         self._asked = self._in_vain = 0  # calls of `flush`, and the last one after which a try failed
         self._waited = 0.0  # seconds, for a store that has not answered since
         self._away = self._kept = self._degraded = self._closed = False
@@ -69,15 +70,19 @@ class Spool:
         self._thread.start()
 
     def append(self, entry: Entry) -> None:
-        """Takes an entry; returns when it is in the file. A disk that takes none is told and survived."""
+        """Takes an entry; returns when it is in the file, or waits for a disk that takes it."""
         with self._changed:
+            self._backlog.append(entry)
             try:
-                if self._written == 0:
-                    self._write(self._head)
-                    self._sent = self._written
-                self._write(_line(entry))
+                while self._backlog:
+                    if self._written == 0:
+                        self._write(self._head)
+                        self._sent = self._written
+                    self._write(_line(self._backlog[0]))
+                    del self._backlog[0]
             except OSError as error:
-                console.print(f"tracking: {self._path} cannot be written, an entry is lost: {error}")
+                if len(self._backlog) == 1:
+                    console.print(f"tracking: {self._path} cannot be written now: {error.strerror}")
             self._changed.notify_all()
 
     def flush(self) -> bool:
@@ -95,8 +100,9 @@ class Spool:
 
     def close(self) -> None:
         """Flushes, ends the thread, and removes the file, or tells what is left in it and how to send it."""
-        self.flush()
+        arrived = self.flush()
         with self._changed:
+            self._bring(self._backlog if arrived else [])
             self._closed = True
             self._changed.notify_all()
             self._file.close()
@@ -105,6 +111,14 @@ class Spool:
                 return
         say("tracking", f"degraded: {self._told} has not got everything; what it lacks is in {self._path}")
         say("", f"when the store is back: python scripts/replay.py run={self._path.parent}")
+
+    def _bring(self, entries: Sequence[Entry]) -> None:
+        """Sends what no disk took, from memory."""
+        for entry in entries:
+            try:
+                self._deliver([entry], False)
+            except NotDeliveredError as error:
+                console.print(f"tracking: {describe(entry)} is lost: {error}")
 
     def _write(self, line: bytes) -> None:
         """A whole line or nothing."""
