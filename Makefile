@@ -41,7 +41,7 @@ format: setup  ## Format the code
 	$(BIN)/ruff format .
 
 ui: setup  ## Open the run record at http://127.0.0.1:5000
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1
+	$(BIN)/python scripts/ui.py $(ARGS)
 
 clean:  ## Remove the environment; keeps outputs, runs and the cache
 	rm -rf $(VENV)

@@ -26,7 +26,7 @@ Groups and their options (GROUP=OPTION)
 
 Configuration (KEY=VALUE; this is what would run)
 {configuration}
-Results: outputs/ holds artifacts; `mlflow ui` in this folder shows and compares the runs.
+Results: outputs/ holds artifacts; `python scripts/ui.py` shows the runs.
 Hydra's own flags: --hydra-help"""
 
 

@@ -29,7 +29,7 @@ def test_opens_a_record(option: str, tmp_path: Path, database: Path) -> None:
 
 
 def test_store_is_at_the_root_wherever_a_run_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """`mlflow ui` typed in the root finds the runs: the address is absolute."""
+    """The address is absolute."""
     monkeypatch.chdir(tmp_path)
     conf = load("tracking", "mlflow").tracking
     assert isinstance(conf, MlflowConf)

@@ -22,6 +22,7 @@ from medllm.config.run import RootConf, RunConf
 from medllm.config.serve import ServeConf
 from medllm.config.store import SCHEMAS, project_root
 from medllm.config.targets import target_faults
+from medllm.config.ui import UiConf
 from medllm.config.validate import added_whole, choice_faults, explain, to_conf, to_run_conf
 from medllm.errors import ConfigError, Fault
 
@@ -36,6 +37,7 @@ ROOTS: dict[str, type] = {
     "export": ExportConf,
     "serve": ServeConf,
     "publish": PublishConf,
+    "ui": UiConf,
 }
 
 

@@ -24,6 +24,7 @@ from medllm.config import (
     serve,
     tracking,
     trainer,
+    ui,
 )
 from medllm.config.evaluation import lexicon
 
@@ -114,6 +115,7 @@ def register() -> None:
     store.store(group="schema", name="export", node=export.ExportConf)
     store.store(group="schema", name="serve", node=serve.ServeConf)
     store.store(group="schema", name="publish", node=publish.PublishConf)
+    store.store(group="schema", name="ui", node=ui.UiConf)
     store.store(group="schema", name="create_review", node=review.CreateReviewConf)
     for group, kinds in SCHEMAS.items():
         for kind, schema in kinds.items():

@@ -23,6 +23,7 @@ from medllm.config.run import RootConf, RunConf
 from medllm.config.serve import ServeConf
 from medllm.config.store import PARTS, SCHEMAS
 from medllm.config.sweep import SweepConf
+from medllm.config.ui import UiConf
 from medllm.errors import ConfigError, Fault
 
 Root = TypeVar("Root", bound=Conf)
@@ -39,6 +40,7 @@ COMMANDS: dict[type, str] = {
     ExportConf: "python scripts/export.py",
     ServeConf: "python scripts/serve.py",
     PublishConf: "python scripts/publish.py",
+    UiConf: "python scripts/ui.py",
 }
 
 # What a script takes beside the keys.
