@@ -19,6 +19,7 @@ LAYERS = [
         "libraries",
         "ranks",
         "stopping",
+        "storage",
         "intervals",
         "encoding",
         "template",

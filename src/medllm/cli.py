@@ -6,6 +6,7 @@ interrupted.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
@@ -288,8 +289,9 @@ def _train_to_the_end(config: DictConfig, folder: Path, *, sweeping: bool) -> fl
     except Exception as error:
         known = isinstance(error, MedLLMError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
-        write_result(folder, "FAILED", reason=reason)
-        (folder / "traceback.txt").write_text(traceback.format_exc())
+        with contextlib.suppress(OSError):  # on a full disk the reason is still told
+            write_result(folder, "FAILED", reason=reason)
+            (folder / "traceback.txt").write_text(traceback.format_exc())
         if not known:
             traceback.print_exc()
         if not sweeping:

@@ -6,6 +6,7 @@
     ├── LabelError         the proof of the labels failed: training would learn the wrong thing
     ├── ModelError         a base model, tokenizer or adapter cannot be built
     ├── DeviceMemoryError  the GPU has too little memory for this run
+    ├── StorageError       a disk is full or fails; checkpoints saved before are whole
     ├── NonFiniteError     loss or gradient is NaN or infinite, raised before the optimizer step; or the objective at the end
     ├── ArtifactError      an artifact folder is damaged or incomplete
     ├── ExportError        what an artifact became is not the same model; nothing is left of it
@@ -90,6 +91,10 @@ class ModelError(MedLLMError):
 
 class DeviceMemoryError(MedLLMError):
     """The GPU ran out of memory."""
+
+
+class StorageError(MedLLMError):
+    """A disk took no more; what was saved before is whole."""
 
 
 class NonFiniteError(MedLLMError):

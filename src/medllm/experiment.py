@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 from transformers import set_seed
@@ -34,7 +34,8 @@ from medllm.models.preflight import preflight_faults
 from medllm.result import Result, final_metrics, require_objective
 from medllm.run_folder import CONFIG, one_failure, read_record_id, write_record_id, write_whole
 from medllm.sameness import refuse_other_data, refuse_other_run
-from medllm.stopping import stop
+from medllm.stopping import StopRequested, stop
+from medllm.storage import explained_storage
 from medllm.tracking.build import open_record
 from medllm.tracking.lineage import GitState, git_state, hardware, versions
 from medllm.tracking.memory import explained_memory, peak_memory_gib, reset_peak_memory, trim_memory
@@ -48,13 +49,15 @@ from medllm.training.callbacks import (
     StepTimer,
     StopOnRequest,
 )
-from medllm.training.checkpoint import fault, newest_valid
+from medllm.training.checkpoint import checkpoints, clear_staging, fault, newest_valid
 from medllm.training.engine import build_engine, engine_faults
 from medllm.training.metrics import EvalMetrics
 from medllm.training.trainer import MedTrainer
 
 if TYPE_CHECKING:
     from medllm.evaluation.training import TrainingSuites
+
+Thing = TypeVar("Thing")
 
 
 def check(points: Sequence[Point]) -> None:
@@ -116,6 +119,7 @@ def run_training(
         with (
             open_record(tracking, opening, folder) as record,
             one_failure(shared),
+            explained_storage(folder),
             explained_memory(_smaller(conf)),
             _kept_foundation(keep=is_point),
             stop.no_other_exit(),
@@ -149,10 +153,13 @@ def _checkpoint(conf: RunConf, folder: Path) -> str | None:
     """What a run goes on from, of all ranks: the newest complete one of its own, or else what it was told to begin with."""
 
     def find() -> tuple[str | None, str]:
+        clear_staging(folder)
         own, given = newest_valid(folder), conf.trainer.resume_from_checkpoint
         if own is not None:
             say("resume", str(own))
             return str(own), ""
+        if checkpoints(folder):
+            say("resume", "no whole checkpoint is left: training begins anew")
         return given, fault(Path(given)) if given else ""
 
     found, problem = ranks.of_main(find() if ranks.is_main() else (None, ""))
@@ -182,7 +189,7 @@ def _run(
     suites = _suites(conf, ground.inference_renderer, datasets, record)
 
     base = lend_base(ground)
-    measured = measure_base(base, ground)
+    measured = _uninterrupted(lambda: measure_base(base, ground))
     proof, before, answers_before = measured.proof, measured.before, measured.answers
     samples = Samples(conf, ground.inference_renderer, record, folder)
     samples.put(answers_before, 0)
@@ -215,15 +222,23 @@ def _run(
             if engine is not None:
                 engine.release()
     if stopping.stopped:
-        stop.raise_now()
+        _stop(folder, is_point=is_point)
     if pruning.loss is not None:
         record_curves(trainer, before, conf, folder, record)
         foundation.take_back(model, conf.lora)
         said = f"held-out loss {pruning.loss:.4f} at step {trainer.state.global_step} of {trainer.state.max_steps}"
         record.set_tags({"pruned": said})
         raise PointPrunedError(said, pruning.loss)
-    after = _final_evaluation(trainer) if datasets.eval else None
-    answers_after = samples.take(model, trainer.state.global_step)
+    with stop.deferred("stopping now, with a checkpoint"):
+        try:
+            with stop.cutting_short() if ranks.world_size() == 1 else contextlib.nullcontext():
+                after = _final_evaluation(trainer) if datasets.eval else None
+                answers_after = samples.take(model, trainer.state.global_step)
+        except StopRequested:
+            pass
+        if stopping.asked():
+            trainer.keep()
+            _stop(folder, is_point=is_point)
 
     record_curves(trainer, before, conf, folder, record)
     if trainer.eval_losses is not None:
@@ -255,12 +270,31 @@ def _run(
         aim=conf.trainer.objective,
         aim_sign=-1 if conf.trainer.objective_better is Direction.higher else 1,
     )
-    whole = trainer.gather_weights(getattr(torch, conf.model.dtype.value))
-    if ranks.is_main():
-        save_model(model, result.artifact, initial, whole)
-        save_artifact(result, conf, tokenizer, renderer, datasets, commit)
+    with stop.deferred("the artifact is being written, which ends the run"):
+        whole = trainer.gather_weights(getattr(torch, conf.model.dtype.value))
+        if ranks.is_main():
+            save_model(model, result.artifact, initial, whole)
+            save_artifact(result, conf, tokenizer, renderer, datasets, commit)
     foundation.take_back(model, conf.lora)
     return result
+
+
+def _uninterrupted(work: Callable[[], Thing]) -> Thing:
+    """What the work comes to; a request to stop before its end ends the run, which has nothing to save yet."""
+    try:
+        with stop.cutting_short():
+            done = work()
+            stop.check()
+    except StopRequested:
+        stop.raise_now()
+    return done
+
+
+def _stop(folder: Path, *, is_point: bool) -> NoReturn:
+    """Ends a run that was asked to stop and has saved where it is."""
+    where = "" if is_point else f" with hydra.run.dir={_display(folder)}"
+    say("stopped", f"the same line{where} goes on from here")
+    stop.raise_now()
 
 
 def _suites(conf: RunConf, renderer: Renderer, datasets: Datasets, record: Record) -> "TrainingSuites | None":
@@ -300,9 +334,9 @@ def build_trainer(
 
 
 def _final_evaluation(trainer: MedTrainer) -> EvalMetrics:
-    """Metrics of the trained model; the last evaluation's if it was after the last step."""
+    """Metrics of the trained model; the last evaluation's if this process made it after the last step."""
     last: dict[str, Any] = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), {})
-    if last.get("step") != trainer.state.global_step:
+    if last.get("step") != trainer.state.global_step or trainer.eval_losses is None:
         last = trainer.evaluate()
     return EvalMetrics(**{name: last[f"eval_{name}"] for name in EvalMetrics.__dataclass_fields__})
 

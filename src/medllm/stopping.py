@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from medllm.console import console
 
@@ -21,6 +22,10 @@ OWNER = "MEDLLM_SWEEP_PID"
 def is_sweeps_child() -> bool:
     """Whether another process runs the sweep that this process runs a point of."""
     return os.environ.get(OWNER, str(os.getpid())) != str(os.getpid())
+
+
+class StopRequested(Exception):  # noqa: N818, what it says is no error
+    """Work that may be cut short ends here: somebody asked this process to stop."""
 
 
 class Stop:
@@ -35,13 +40,14 @@ class Stop:
         self.signum = 0
         self.file: Path | None = None
         self._deferring = False
+        self._cutting = False
         self._on_request = ""
 
     def requested(self) -> bool:
         """Whether to stop after this step."""
         return self.signum != 0 or (self.file is not None and self.file.exists())
 
-    def raise_now(self) -> None:
+    def raise_now(self) -> NoReturn:
         """Ends the run as the signal would have: KeyboardInterrupt, or SystemExit with code 128 + signal."""
         if self.signum == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
@@ -56,6 +62,24 @@ class Stop:
             yield
         finally:
             self._deferring, self._on_request = before
+
+    @contextlib.contextmanager
+    def cutting_short(self) -> Iterator[None]:
+        """Within it, work that asks between its parts (`check`) ends as soon as a stop is requested.
+
+        Raises:
+            StopRequested: from that work.
+        """
+        before, self._cutting = self._cutting, True
+        try:
+            yield
+        finally:
+            self._cutting = before
+
+    def check(self) -> None:
+        """Between two parts of work that may be cut short; elsewhere it does nothing."""
+        if self._cutting and self.requested():
+            raise StopRequested
 
     @contextlib.contextmanager
     def no_other_exit(self) -> Iterator[None]:

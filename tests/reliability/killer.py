@@ -164,16 +164,20 @@ def actions(name: str) -> Callable[[str], None]:
 
 
 def install(cut: str) -> None:
-    """Makes this process meet what `cut` says.
+    """Makes this process meet what `cut` says; several, with commas between them.
 
     `save:N:ACTION` acts (see `actions`) at the N-th operation on the disk inside this process's saves; `step:N:ACTION` after
-    its N-th micro-step's forward and backward pass; `eval:N:ACTION` after its N-th held-out batch, `load:1:ACTION` when the base
-    model is loaded, `end:1:ACTION` when the artifact is written. Empty: nothing.
+    its N-th micro-step's forward and backward pass; `eval:N:ACTION` after its N-th held-out batch, `seal:N:ACTION` when its N-th
+    checkpoint is sealed and not yet in its place, `load:1:ACTION` when the base model is loaded, `end:1:ACTION` when the artifact
+    is written. Empty: nothing.
     """
-    if not cut:
-        return
-    where, at, action = cut.split(":")
+    for one in filter(None, cut.split(",")):
+        _install(*one.split(":"))
+
+
+def _install(where: str, at: str, action: str) -> None:
     from medllm import experiment
+    from medllm.training import checkpoint
     from medllm.training.trainer import MedTrainer
 
     act = actions(action)
@@ -185,6 +189,7 @@ def install(cut: str) -> None:
     owner, name = {
         "step": (MedTrainer, "training_step"),
         "eval": (sys.modules["medllm.training.metrics"], "token_losses"),
+        "seal": (checkpoint, "seal"),
         "load": (experiment, "lend_base"),
         "end": (experiment, "save_artifact"),
     }[where]

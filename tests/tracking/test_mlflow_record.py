@@ -277,3 +277,25 @@ def test_a_record_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "nothing is recorded there" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
     assert find_record(NoTrackingConf(), "0" * 32).id == ""
+
+
+def test_a_database_is_made_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies while MLflow makes its tables leaves nothing in the way of the next one."""
+    from alembic import command
+
+    class Killed(BaseException):
+        pass
+
+    upgrade, conf = command.upgrade, MlflowConf(tracking_uri=f"sqlite:///{tmp_path}/m.db")
+
+    def die(*arguments: Any) -> None:
+        upgrade(*arguments)
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "upgrade", die)
+        with pytest.raises(Killed):
+            connect(conf)
+    assert not (tmp_path / "m.db").exists()
+    client, experiment_id = connect(conf)
+    assert client.get_experiment(experiment_id).name == conf.experiment_name

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,16 @@ import pytest
 import torch
 
 from medllm.training.callbacks import StopOnRequest
-from medllm.training.checkpoint import MANIFEST, checkpoints, fault, newest_valid, seal
+from medllm.training.checkpoint import (
+    MANIFEST,
+    STAGING,
+    checkpoints,
+    commit,
+    empty_staging,
+    fault,
+    newest_valid,
+    rotate,
+)
 from tests.training.runs import tiny_run, trainer_of
 
 SAVING = ("trainer.max_steps=6", "trainer.save_strategy=steps", "trainer.save_steps=1", "trainer.eval_strategy=no")
@@ -69,13 +77,23 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert all(torch.equal(p, expected[name]) for name, p in weights(second).items())
 
 
-def test_nothing_is_stopped_after_the_last_step(dialogues: Path, tmp_path: Path) -> None:
-    """A request that comes with the last step finds the run finished."""
-    trainer = trainer_of(tiny_run(dialogues, "trainer.max_steps=2", "trainer.eval_strategy=no"), tmp_path)
-    stopping = StopOnRequest(lambda: trainer.state.global_step == 2)
-    trainer.add_callback(stopping)
-    trainer.train()
-    assert not stopping.stopped
+def test_going_on_after_the_last_step(dialogues: Path, tmp_path: Path) -> None:
+    """Stopped after its last step, a run is saved; going on trains no step more, in the middle of an epoch too, and evaluates."""
+    conf = tiny_run(dialogues, "trainer.max_steps=2", "data.eval_fraction=0.4", "trainer.save_total_limit=1")
+    first = trainer_of(conf, tmp_path)
+    first.add_callback(StopOnRequest(lambda: first.state.global_step == 2))
+    first.train()
+    (checkpoint,) = checkpoints(tmp_path)
+    assert checkpoint.name == "checkpoint-2"
+    assert first.state.epoch % 1 > 0
+    assert "eval_loss" not in first.state.log_history[-1]
+    second = trainer_of(conf, tmp_path)
+    second.train(resume_from_checkpoint=str(checkpoint))
+    assert second.state.global_step == 2
+    assert [entry["step"] for entry in second.state.log_history if "eval_loss" in entry] == [1, 2]
+    expected = weights(first)
+    assert all(torch.equal(p, expected[name]) for name, p in weights(second).items())
+    assert checkpoints(tmp_path) == [checkpoint]
 
 
 def test_rotation_keeps_the_newest_sealed(dialogues: Path, tmp_path: Path) -> None:
@@ -125,21 +143,45 @@ def test_a_manifest_of_another_shape_is_damaged(text: str, tmp_path: Path) -> No
     assert fault(tmp_path) == f"has a damaged {MANIFEST}"
 
 
-def test_a_seal_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder is synchronised after the rename; a file system that cannot do so is no reason to fail."""
-    synced: list[tuple[bool, bool]] = []
+def test_a_checkpoint_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files, their folders and the rename are synchronised in this order; a file system that cannot do folders is no failure."""
+    synced: list[str] = []
+    place = tmp_path / "checkpoint-3"
 
     def fsync(descriptor: int) -> None:
-        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-        synced.append((is_folder, (tmp_path / MANIFEST).is_file()))
-        if is_folder:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append(f"{path.relative_to(tmp_path)}{' renamed' if place.exists() else ''}")
+        if path.is_dir():
             raise OSError("not supported")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    (tmp_path / "weights").write_text("1")
-    seal(tmp_path)
-    assert synced == [(False, False), (False, False), (True, True)]
-    assert fault(tmp_path) == ""
+    empty_staging(tmp_path)
+    staged = tmp_path / STAGING / "checkpoint-3"
+    (staged / "shards").mkdir(parents=True)
+    (staged / "shards" / "0").write_text("1")
+    assert commit(staged) == place
+    inside = f"{STAGING}/checkpoint-3"
+    files = [f"{inside}/shards/0", f"{inside}/{MANIFEST}"]
+    assert synced == [*files, f"{inside}/shards", inside, ". renamed"]
+    assert fault(place) == ""
+
+
+def test_a_checkpoint_that_will_not_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Is told, and costs neither the new one nor the run."""
+    for step in (1, 2):
+        empty_staging(tmp_path)
+        (tmp_path / STAGING / f"checkpoint-{step}").mkdir()
+        commit(tmp_path / STAGING / f"checkpoint-{step}")
+
+    def refuse(path: Path) -> None:
+        raise OSError("busy")
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    rotate(tmp_path, 1)
+    assert "checkpoint-1 could not be removed: busy" in capsys.readouterr().err
+    assert newest_valid(tmp_path) == tmp_path / "checkpoint-2"
 
 
 @pytest.mark.parametrize("batching", ["packed", "length_grouped"])

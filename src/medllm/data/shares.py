@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
+import torch
 from torch.utils.data import DataLoader, Sampler
 
 from medllm import ranks
@@ -95,4 +96,7 @@ def held_out_batches(datasets: Datasets, size: int) -> Any:
     """
     assert datasets.eval is not None
     rows = datasets.eval.dataset
-    return DataLoader(rows, batch_sampler=Share(len(rows), size), collate_fn=datasets.collate)
+    # The generator is for a number that a loader draws at every pass: from the global state, it would change training's dropout.
+    return DataLoader(
+        rows, batch_sampler=Share(len(rows), size), collate_fn=datasets.collate, generator=torch.Generator()
+    )

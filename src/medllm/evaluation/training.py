@@ -17,6 +17,7 @@ from medllm.evaluation.lexicons import build_lexicons
 from medllm.evaluation.subject import ModelSubject
 from medllm.evaluation.suite import Item, Side, Suite
 from medllm.evaluation.suites import Around, build_suites
+from medllm.stopping import stop
 from medllm.tracking.record import Record
 
 
@@ -48,7 +49,10 @@ class TrainingSuites:
         self.newest = {}
         try:
             for suite, items in self.asked:
-                outcomes: Outcomes = {item.id: outcome for item, outcome in suite.outcomes(subject, items)}
+                outcomes: Outcomes = {}
+                for item, outcome in suite.outcomes(subject, items):
+                    stop.check()
+                    outcomes[item.id] = outcome
                 for one in measure(suite.metrics, {Side.tuned: outcomes}):
                     self.newest[f"eval/{one.metric.name}"] = one.figures[Side.tuned].value
         finally:

@@ -9,6 +9,7 @@ from medllm import ranks
 from medllm.config.generation import GenerationConf
 from medllm.conversation import Conversation, Message, Renderer
 from medllm.models.quantization import dequantized
+from medllm.stopping import stop
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,18 @@ def build_generation_config(conf: GenerationConf, renderer: Renderer) -> Any:
         use_cache=True,
         **sampling,
     )
+
+
+def _cut_short() -> Any:
+    """What ends no answer, but lets a request to stop end the work after any token."""
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    class CutShort(StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+            stop.check()
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    return StoppingCriteriaList([CutShort()])
 
 
 def ask(question: str) -> Conversation:
@@ -76,6 +89,7 @@ def generate(model: Any, renderer: Renderer, conversations: list[Conversation], 
             input_ids=input_ids,
             attention_mask=mask,
             generation_config=config,
+            stopping_criteria=_cut_short(),
             synced_gpus=ranks.world_size() > 1,  # where weights are sharded, no rank can go on alone
         )
     model.train(was_training)

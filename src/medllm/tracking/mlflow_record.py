@@ -10,6 +10,8 @@ import logging
 import math
 import os
 import platform
+import shutil
+import tempfile
 import time
 import traceback
 import uuid
@@ -96,7 +98,8 @@ def _now() -> int:
 def connect(conf: MlflowConf) -> tuple[Any, str]:
     """A client and the experiment's id; makes database and experiment where they are missing.
 
-    The first two users of a fresh SQLite database break it together, so its schema is made under a lock.
+    The first two users of a fresh SQLite database break it together, so its schema is made under a lock; and beside its place,
+    for one whose process died in the middle of that would be refused for ever.
 
     Raises:
         TrackingError: if the store cannot be reached or the experiment was deleted.
@@ -109,6 +112,8 @@ def connect(conf: MlflowConf) -> tuple[Any, str]:
         database.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{database}.lock") if database is not None else contextlib.nullcontext()
     with told(conf), lock:
+        if database is not None and not database.exists():
+            _make_database(database)
         client = MlflowClient(tracking_uri=conf.tracking_uri)
         experiment = client.get_experiment_by_name(conf.experiment_name)
         if experiment is None:
@@ -120,6 +125,20 @@ def connect(conf: MlflowConf) -> tuple[Any, str]:
             "    fix: restore it with `mlflow experiments restore`, or choose another name"
         )
     return client, experiment.experiment_id
+
+
+def _make_database(database: Path) -> None:
+    """A database with MLflow's tables, whole or not at all."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    prefix = f".{database.name}-"
+    for dead in database.parent.glob(f"{prefix}*"):
+        shutil.rmtree(dead)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=database.parent) as folder:
+        made = Path(folder) / "new.db"
+        store = SqlAlchemyStore(f"sqlite:///{made}", (database.parent / "mlruns").as_uri())
+        store.engine.dispose()
+        made.replace(database)
 
 
 def _artifact_location(conf: MlflowConf, database: Path | None) -> str | None:

@@ -105,10 +105,10 @@ class StepTimer(TrainerCallback):
 
 
 class StopOnRequest(TrainerCallback):
-    """Ends training after the current step, with a checkpoint, when it is asked to.
+    """Ends training after the current step, evaluation or checkpoint, with a checkpoint, when it is asked to.
 
     Args:
-        requested: Says whether to stop; called after every step. One rank that is asked stops all of them.
+        requested: Says whether to stop; called after each of them. One rank that is asked stops all of them.
 
     Attributes:
         stopped: Whether it did.
@@ -118,10 +118,25 @@ class StopOnRequest(TrainerCallback):
         self.requested = requested
         self.stopped = False
 
+    def asked(self) -> bool:
+        """Whether any rank is asked to stop."""
+        return bool(ranks.add_up(torch.tensor(int(self.requested()))))
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After the last step there is nothing to stop."""
-        if state.global_step < state.max_steps and ranks.add_up(torch.tensor(int(self.requested()))):
+        """What would be evaluated now is left to whoever goes on, who begins with it."""
+        if self.asked():
             self.stopped = control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """No step follows an evaluation in which the request came."""
+        if self.asked():
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Nor a checkpoint."""
+        if self.asked():
+            self.stopped = control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stopped in the middle of an epoch is not at its end: nothing is evaluated or saved again."""

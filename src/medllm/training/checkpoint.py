@@ -1,8 +1,12 @@
 """Checkpoints that are complete or do not count.
 
-A checkpoint is written by transformers and then sealed: `manifest.json`, the last file to be written, holds the SHA-256 of all
-others. A folder without a seal was being written when its process died; one whose files differ from the seal is damaged. Neither
-is ever resumed from.
+    <run>/checkpoints/.staging/checkpoint-8/    being written, or being removed
+    <run>/checkpoints/checkpoint-6/             whole: every file of it as `manifest.json` has it
+
+transformers writes into the staging folder. There a checkpoint is sealed: `manifest.json`, the last file to be written, holds the
+SHA-256 of all others, and everything is on the disk. One rename then puts it in its place, and only after that an old one goes.
+What died on the way is in the staging folder; a checkpoint in its place whose files differ from the seal is damaged. Neither is
+ever resumed from.
 """
 
 import contextlib
@@ -15,32 +19,69 @@ from pathlib import Path
 from medllm.console import console
 
 MANIFEST = "manifest.json"
+STAGING = ".staging"
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint folders below `folder`, sealed or not, oldest step first."""
+    """Checkpoint folders below `folder`, damaged or not, oldest step first."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
-    return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step that it was saved after."""
+    return int(checkpoint.name.partition("-")[2])
+
+
+def empty_staging(folder: Path) -> None:
+    """Makes the place where the next checkpoint below `folder` is written, without what died there before."""
+    place = folder / STAGING
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(place)
+    place.mkdir(parents=True)
+
+
+def clear_staging(folder: Path) -> None:
+    """Frees the space of what died while it was written."""
+    shutil.rmtree(folder / STAGING, ignore_errors=True)
+
+
+def commit(staged: Path) -> Path:
+    """Declares a staged checkpoint complete, and puts it in its place.
+
+    Args:
+        staged: In the staging folder, with all its files.
+
+    Returns:
+        Its place.
+    """
+    seal(staged)
+    folder = staged.parent.parent
+    place = folder / staged.name
+    if place.exists():  # a damaged one, which was passed over at the resume
+        discard(place)
+    staged.replace(place)
+    _sync_folder(folder)
+    return place
 
 
 def seal(checkpoint: Path) -> None:
-    """Declares a checkpoint complete, once its files are on disk."""
+    """Writes the manifest of files that will not change, once they are on the disk."""
     files = {}
     for path in sorted(file for file in checkpoint.rglob("*") if file.is_file() and file.name != MANIFEST):
         with path.open("rb") as file:
             files[str(path.relative_to(checkpoint))] = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
-    staged = checkpoint / f".{MANIFEST}"
-    with staged.open("w", encoding="utf-8") as out:
-        json.dump({"files": files}, out, indent=2)
+    with (checkpoint / MANIFEST).open("w", encoding="utf-8") as out:
+        out.write(json.dumps({"files": files}, indent=2))
         out.flush()
         os.fsync(out.fileno())
-    staged.replace(checkpoint / MANIFEST)
-    _sync_folder(checkpoint)
+    for folder in (*(path for path in checkpoint.rglob("*") if path.is_dir()), checkpoint):
+        _sync_folder(folder)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename last through a power cut, where folders can be synchronised; Windows and some file systems refuse."""
+    """Makes what a folder holds last through a power cut, where that can be done; Windows and some file systems refuse."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -54,7 +95,7 @@ def fault(checkpoint: Path) -> str:
     try:
         files = dict(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"].items())
     except FileNotFoundError:
-        return "is not complete: its process died while writing it"
+        return f"is not complete: it has no {MANIFEST}"
     except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or of another shape
         return f"has a damaged {MANIFEST}"
     for name, digest in files.items():
@@ -85,4 +126,15 @@ def rotate(folder: Path, limit: int | None) -> None:
     kept = [path for path in found if (path / MANIFEST).is_file()][-limit:]
     for path in found:
         if path not in kept:
-            shutil.rmtree(path)
+            discard(path)
+
+
+def discard(checkpoint: Path) -> None:
+    """Removes a checkpoint, out of its place first: half of one never stands there. One that will not go is told, and stays."""
+    doomed = checkpoint.parent / STAGING / f"old-{checkpoint.name}"
+    try:
+        doomed.parent.mkdir(exist_ok=True)
+        checkpoint.replace(doomed)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        console.print(f"{checkpoint.name} could not be removed: {error}")

@@ -20,6 +20,7 @@ from medllm.data.pipeline import Side
 from medllm.errors import NonFiniteError
 from medllm.models.fused.obstacle import FAMILIES
 from medllm.run_folder import ConversationLosses
+from medllm.stopping import stop
 
 # Of logits that an evaluation has in memory at a time: as computed, in float32, and once more for the loss.
 LOGITS_BYTES = 2**28
@@ -249,6 +250,7 @@ def evaluate(
     model.eval()
     collected: list[SampleSums] = []
     for batch in batches:
+        stop.check()
         moved = {name: value.to(model.device) for name, value in batch.items()}
         found = token_losses(model, moved)
         correct = found.correct & found.supervised

@@ -1,8 +1,8 @@
 """MedTrainer: transformers' Trainer with a loss per supervised token, honest evaluation, and throughput."""
 
+import contextlib
 import functools
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,15 +17,26 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from medllm import ranks
 from medllm.config.data import Batching
-from medllm.config.trainer import Optimizer, TrainerConf
+from medllm.config.trainer import Optimizer, Strategy, TrainerConf
 from medllm.data.pipeline import Datasets
 from medllm.data.shares import EvenOrder, WithBlank, held_out_batches
 from medllm.errors import ConfigError, Fault
 from medllm.models.fused.engine import FusedEngine
 from medllm.models.quantization import dequantized
 from medllm.run_folder import ConversationLosses
+from medllm.stopping import StopRequested, stop
 from medllm.training.callbacks import NonFiniteGuard
-from medllm.training.checkpoint import checkpoints, fault, rotate, seal
+from medllm.training.checkpoint import (
+    STAGING,
+    checkpoints,
+    clear_staging,
+    commit,
+    discard,
+    empty_staging,
+    fault,
+    rotate,
+    step_of,
+)
 from medllm.training.engine import flat_collator
 from medllm.training.metrics import SampleSums, conversation_losses, evaluate, precision, token_sums
 
@@ -75,7 +86,8 @@ class MedTrainer(Trainer):
     evaluation_loop, get_eval_dataloader: sums over counts in constant memory, each row once; the stock loop averages batch
         means, keeps logits, and gives ranks rows twice.
     log: adds throughput; the loss is the mean of the steps since the last log, also if a resume lies between.
-    train, _save_checkpoint: keep the numbers below over a resume, and seal checkpoints.
+    train, _save_checkpoint, _get_output_dir: keep the numbers below over a resume; stage and seal checkpoints.
+    _evaluate: ends between two batches when the run is asked to stop; whoever goes on evaluates first.
     _get_train_sampler: groups by length under every version of transformers 5, resumably; gives ranks no row twice.
 
     Attributes:
@@ -125,6 +137,8 @@ class MedTrainer(Trainer):
         self.eval_losses: ConversationLosses | None = None
         self._logged = Progress()
         self._asked: Any = None
+        self._saved = -1  # step of this run's newest checkpoint
+        self._staging: Path | None = None
         self._ahead: tuple[Any, Any] | None = None
 
     def training_step(
@@ -170,7 +184,13 @@ class MedTrainer(Trainer):
         return (loss, {}) if return_outputs else loss
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
-        """An optimizer step's micro-batches, which the engine has fetched already where it could."""
+        """An optimizer step's micro-batches, which the engine has fetched already where it could.
+
+        None where there is nothing left to do: a run that goes on from its last step would train one too many.
+        """
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
+            self.control.should_training_stop = True
+            return [], None
         if self._ahead is not None and self._ahead[0] is epoch_iterator:
             batches, self._ahead = self._ahead[1], None
             return batches
@@ -237,6 +257,19 @@ class MedTrainer(Trainer):
         """None are counted."""
         return 0
 
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        known = len(self.state.log_history)
+        # Ranks would not be cut short at the same batch.
+        with stop.cutting_short() if self.args.world_size == 1 else contextlib.nullcontext():
+            try:
+                metrics: dict[str, float] = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+            except StopRequested:
+                del self.state.log_history[known:]
+                self.control.should_evaluate = False
+                self.control.should_save = self.control.should_training_stop = True
+                metrics = {}
+        return metrics
+
     def evaluation_loop(
         self,
         dataloader: Any,
@@ -279,6 +312,9 @@ class MedTrainer(Trainer):
             if self.began is not None:  # rates over any stretch of the run, also with what lies between steps
                 logs |= {"num_tokens": now.num_tokens, "elapsed_seconds": time.perf_counter() - self.began}
             self._logged = now
+        if "eval_loss" in logs:  # a run that goes on may evaluate a step again
+            history, step = self.state.log_history, self.state.global_step
+            history[:] = [entry for entry in history if "eval_loss" not in entry or entry["step"] != step]
         super().log(logs, start_time)
 
     def _progress(self, step: int) -> Progress:
@@ -292,6 +328,7 @@ class MedTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: Any = None, **arguments: Any) -> Any:
         """Trains, going on with the numbers of the checkpoint where there is one."""
+        self._saved = -1
         if resume_from_checkpoint:
             self._restore(Path(resume_from_checkpoint))
         if self.engine is None:
@@ -313,9 +350,25 @@ class MedTrainer(Trainer):
         self.train_seconds = counters.pop("train_seconds", 0.0)
         for name, value in counters.items():
             getattr(self, name).fill_(value)
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         # A checkpoint that does not say what was logged last is taken as just logged.
-        step = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).global_step
-        self._logged = Progress(*logged) if logged else self._progress(step)
+        self._logged = Progress(*logged) if logged else self._progress(state.global_step)
+        if checkpoint.resolve().parent == Path(self.args.output_dir).resolve():
+            self._saved = state.global_step
+        self.args.eval_on_start = self._evaluation_due(state)
+
+    def _evaluation_due(self, state: TrainerState) -> bool:
+        """Whether a checkpoint was saved before the evaluation of its step.
+
+        After the last step always: losses by conversation and figures of suites are in no checkpoint.
+        """
+        strategy, step = self.args.eval_strategy, state.global_step
+        if strategy == Strategy.no.value or self.eval_dataset is None:
+            return False
+        by_steps = strategy == Strategy.steps.value
+        due = step % state.eval_steps == 0 if by_steps else float(state.epoch or 0).is_integer()
+        evaluated = any("eval_loss" in entry and entry["step"] == step for entry in state.log_history)
+        return (due and not evaluated) or step >= state.max_steps
 
     @property
     def _engine_name(self) -> str:
@@ -335,32 +388,49 @@ class MedTrainer(Trainer):
             fix = f"torchrun --nproc_per_node={size} train.py ..." if size > 1 else "python train.py ..."
             raise ConfigError(Fault("trainer.resume_from_checkpoint", problem, str(checkpoint), fix=fix))
 
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging or self.args.output_dir)
+
+    def keep(self) -> None:
+        """Saves a checkpoint of where training is, unless there is one."""
+        self._save_checkpoint(self.model, None)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self._saved == self.state.global_step:
+            return
         self.guard.read(self.args)  # a stop may have asked for this after the guard looked whether to read
         folder = Path(self.args.output_dir)
-        checkpoint = folder / f"checkpoint-{self.state.global_step}"
-        if ranks.is_main():
-            shutil.rmtree(checkpoint, ignore_errors=True)  # a damaged one that was passed over at the resume
+        self._staging = folder / STAGING
+        try:
+            if ranks.is_main():
+                empty_staging(folder)
+            ranks.wait()
+            super()._save_checkpoint(model, trial)
+            ranks.wait()  # each rank writes its random state
+            if ranks.is_main():
+                self._complete(folder / STAGING / f"checkpoint-{self.state.global_step}")
+        except BaseException:
+            if ranks.is_main():
+                clear_staging(folder)  # on a full disk it takes what others need
+            raise
+        finally:
+            self._staging = None
         ranks.wait()
-        super()._save_checkpoint(model, trial)
-        ranks.wait()  # each rank writes its random state
-        if ranks.is_main():
-            self._complete(checkpoint)
-        ranks.wait()
+        self._saved = self.state.global_step
 
-    def _complete(self, checkpoint: Path) -> None:
-        """Adds the Trainer's own numbers, seals the checkpoint, and lets old ones go."""
-        folder = checkpoint.parent
+    def _complete(self, staged: Path) -> None:
+        """Adds the Trainer's own numbers, puts the checkpoint in its place, and lets old ones go."""
         names = ("num_tokens", "num_supervised_tokens", "loss_sum")
         counters = {name: getattr(self, name).item() for name in names}
         counters |= {"train_seconds": self.train_seconds, "logged": self._logged}
         counters |= {"engine": self._engine_name, "world_size": self.args.world_size}
-        (checkpoint / COUNTERS).write_text(json.dumps(counters))
-        seal(checkpoint)
+        (staged / COUNTERS).write_text(json.dumps(counters))
+        folder = commit(staged).parent
         for path in checkpoints(folder):  # later ones that are damaged were passed over at the resume
-            if int(path.name.partition("-")[2]) > self.state.global_step and fault(path):
-                shutil.rmtree(path)
+            if step_of(path) > self.state.global_step and fault(path):
+                discard(path)
         rotate(folder, self.conf.save_total_limit)
+        clear_staging(folder)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         size, several = self.args.train_batch_size, self.args.world_size > 1

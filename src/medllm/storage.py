@@ -1,0 +1,60 @@
+"""What to say when a disk is full or fails, whichever library writes to it."""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from medllm.errors import StorageError
+
+# No room, no quota, a file that is too large, a disk that fails, and one that was made read-only.
+FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+@contextlib.contextmanager
+def explained_storage(folder: Path) -> Iterator[None]:
+    """Turns what a disk refuses into a message that says which file, how much room there is, and how to go on.
+
+    Args:
+        folder: That the run works in.
+
+    Raises:
+        StorageError: instead of an OSError of these kinds, and of what safetensors and torch make of one.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = _reason(error)
+        if not reason:
+            raise
+        name = getattr(error, "filename", None)
+        place = _existing(Path(name) if isinstance(name, str | os.PathLike) else folder)
+        free = shutil.disk_usage(place).free / 2**30
+        raise StorageError(
+            f"{name or folder}: could not be written: {reason}; {free:.2f} GiB are free there\n"
+            "    fix: make room (trainer.save_total_limit=1 keeps one checkpoint only) or mend the disk; then the same line\n"
+            "    in the same folder goes on from its newest checkpoint"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What the disk said; empty if it was no disk."""
+    if isinstance(error, OSError):
+        return os.strerror(error.errno) if error.errno in FAILURES else ""
+    if isinstance(
+        error, SafetensorError
+    ):  # "Error while serializing: I/O error: No space left on device (os error 28)"
+        found = re.search(r"os error (\d+)", str(error))
+        return os.strerror(int(found[1])) if found and int(found[1]) in FAILURES else ""
+    # torch's writer does not say why: "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"
+    return "torch could not write all of it" if "inline_container.cc" in str(error) else ""
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
