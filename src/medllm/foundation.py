@@ -188,4 +188,4 @@ def _evaluate_base(base: Any, ground: Ground) -> EvalMetrics | None:
         return None
     batches = held_out_batches(datasets, trainer.per_device_eval_batch_size)
     with precision(ground.device, bf16=trainer.bf16, fp16=trainer.fp16):
-        return evaluate(base, batches, gather=batches.batch_sampler.gather)
+        return evaluate(base, batches, gather=batches.batch_sampler.gather, side=datasets.eval)

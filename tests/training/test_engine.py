@@ -16,6 +16,7 @@ from medllm.models.fused.plan import GIB, Sizes, activation_bytes, buffer_bytes,
 from medllm.training.arguments import build_arguments
 from medllm.training.callbacks import StopOnRequest
 from medllm.training.engine import build_engine, engine_faults, engine_obstacle
+from medllm.training.order import conversation_ids, rows_of_step
 from medllm.training.trainer import MedTrainer
 from tests.training.runs import datasets_of, model_of, tiny_run, trainer_of, weights
 
@@ -107,8 +108,11 @@ def test_a_step_that_is_not_finite_leaves_the_weights(dialogues: Path, tmp_path:
     conf.trainer.max_steps = 8
     trainer = fused_trainer(conf, tmp_path / "run")
     poison(trainer, 3)
-    with pytest.raises(NonFiniteError, match="step 3: the gradient norm is nan"):
+    with pytest.raises(NonFiniteError, match="step 3: the gradient norm is nan") as raised:
         trainer.train()
+    row = rows_of_step(trainer.get_train_dataloader(), 3, 1)[0]
+    ids = ", ".join(conversation_ids(trainer.datasets.train, row))
+    assert f"micro-batch 1 of 1: conversations {ids}" in str(raised.value)
     assert all(torch.equal(a, b) for a, b in zip(weights(trainer.model), weights(before.model), strict=True))
 
 

@@ -43,17 +43,17 @@ class NonFiniteGuard(TrainerCallback):
     def __init__(self, trainer: Any):
         self.trainer = trainer
         self.overflows = 0
-        self.unread: tuple[int, torch.Tensor] | None = None
+        self.unread: tuple[int, torch.Tensor, list[torch.Tensor]] | None = None
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Raises: NonFiniteError: naming the step and what is not finite."""
+        """Raises: NonFiniteError: naming the step, what is not finite, and the conversations in whose micro-batch it is."""
         self.read(args)
         gradients = self.trainer.gradients()
         norms = torch.stack([norm.to(args.device) for norm in torch._foreach_norm(gradients)]) if gradients else None
         loss = self.trainer.step_loss
         checks = torch.stack([loss, norms.float().sum() if norms is not None else torch.zeros_like(loss)])
         ranks.add_up(checks)  # all ranks judge alike
-        self.unread = state.global_step + 1, checks
+        self.unread = state.global_step + 1, checks, self.trainer.step_losses
         optimizer = self.trainer.skipping_optimizer
         if optimizer is None:
             self.read(args)
@@ -70,7 +70,7 @@ class NonFiniteGuard(TrainerCallback):
         """Judges the newest step, if that was left for later; raises as above."""
         if self.unread is None:
             return
-        (step, checks), self.unread = self.unread, None
+        (step, checks, losses), self.unread = self.unread, None
         loss_value, gradient_value = checks.tolist()
         self.overflows = 0 if math.isfinite(gradient_value) else self.overflows + 1
         if args.fp16 and self.overflows < PATIENCE:
@@ -83,6 +83,7 @@ class NonFiniteGuard(TrainerCallback):
         if faults:
             raise NonFiniteError(
                 f"step {step}: {' and '.join(faults)}; stopped before the weights were updated\n"
+                f"    where: {self.trainer.where(step, losses)}\n"
                 "    fix: a lower trainer.learning_rate, more trainer.warmup_steps, or model.dtype=bfloat16 instead of float16"
             )
 

@@ -6,7 +6,7 @@ Shapes: B rows, T tokens, K positions that predict a supervised token in at leas
 import contextlib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from medllm.errors import NonFiniteError
 from medllm.models.fused.obstacle import FAMILIES
 from medllm.run_folder import ConversationLosses
 from medllm.stopping import stop
+from medllm.training.order import named
 
 # Of logits that an evaluation has in memory at a time: as computed, in float32, and once more for the loss.
 LOGITS_BYTES = 2**28
@@ -197,6 +198,24 @@ def conversation_losses(side: Side, collected: Iterable[SampleSums]) -> Conversa
     return ConversationLosses(np.array(names, dtype=np.int64), loss, count)
 
 
+def faulty_conversations(side: Side, collected: Sequence[SampleSums]) -> str:
+    """The batches of an evaluation that hold a loss that is not finite, and the conversations that have one, to show.
+
+    Args:
+        side: What was evaluated, in its own order.
+        collected: Of all its batches, in order.
+    """
+    found, rows = [], iter(side.rows)
+    for number, sums in enumerate(collected, start=1):
+        losses = zip(sums.loss.tolist(), rows, strict=False)  # a batch at a time
+        # The last loss of a row is that of its filling.
+        faulty = [i for loss, row in losses for i, of_one in zip(row, loss, strict=False) if not math.isfinite(of_one)]
+        if faulty:
+            ids = [side.samples.rows[i]["conversation_id"] for i in faulty]
+            found.append(f"batch {number} of {len(collected)}: {named(ids)}")
+    return "; ".join(found)
+
+
 @dataclass(frozen=True)
 class EvalMetrics:
     """Held-out metrics.
@@ -233,6 +252,7 @@ def evaluate(
     gather: Callable[[list[SampleSums]], list[SampleSums]] = lambda sums: sums,
     on_batch: Callable[[], None] = lambda: None,
     on_rows: Callable[[SampleSums], None] = lambda sums: None,
+    side: Side | None = None,
 ) -> EvalMetrics:
     """Metrics over all batches, in constant memory; leaves the model's mode as it was.
 
@@ -242,6 +262,7 @@ def evaluate(
         gather: Makes the sums of all batches of those of this rank's, such as `Share.gather`.
         on_batch: Called after each batch, for progress.
         on_rows: Takes the sums of each batch's samples, of all ranks.
+        side: Whose batches these are, in its own order, so that an error can name conversations.
 
     Raises:
         NonFiniteError: if the loss is NaN or infinite.
@@ -257,11 +278,12 @@ def evaluate(
         collected.append(sample_sums(moved, found.positions, found.loss.double(), correct, found.supervised))
         on_batch()
     model.train(was_training)
-    loss_sum, right, count = 0.0, 0, 0
-    for sums in gather(collected):
+    loss_sum, right, count, of_all = 0.0, 0, 0, gather(collected)
+    for sums in of_all:
         loss_sum, right, count = loss_sum + sums.loss.sum(), right + sums.correct.sum(), count + sums.count.sum()
         on_rows(sums)
     loss = float(loss_sum / count)
     if not math.isfinite(loss):
-        raise NonFiniteError(f"the held-out loss is {loss}; the weights hold or produce non-finite values")
+        where = f"\n    where: {faulty_conversations(side, of_all)}" if side is not None else ""
+        raise NonFiniteError(f"the held-out loss is {loss}; the weights hold or produce non-finite values{where}")
     return EvalMetrics(loss, math.exp(min(loss, 700.0)), float(right / count), int(count))

@@ -12,7 +12,6 @@ from accelerate.data_loader import SeedableRandomSampler
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, TrainerState
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from medllm import ranks
@@ -20,7 +19,7 @@ from medllm.config.data import Batching
 from medllm.config.trainer import Optimizer, Strategy, TrainerConf
 from medllm.data.pipeline import Datasets
 from medllm.data.shares import EvenOrder, WithBlank, held_out_batches
-from medllm.errors import ConfigError, Fault
+from medllm.errors import ConfigError, Fault, NonFiniteError
 from medllm.models.fused.engine import FusedEngine
 from medllm.models.quantization import dequantized
 from medllm.run_folder import ConversationLosses
@@ -39,6 +38,7 @@ from medllm.training.checkpoint import (
 )
 from medllm.training.engine import flat_collator
 from medllm.training.metrics import SampleSums, conversation_losses, evaluate, precision, token_sums
+from medllm.training.order import SeededLengthGroupedSampler, faulty_micro_batches, rows_of_step
 
 # The Trainer's numbers that transformers does not keep, beside its own state in a checkpoint.
 COUNTERS = "counters.json"
@@ -52,25 +52,6 @@ class Progress(NamedTuple):
     num_supervised_tokens: int = 0
     loss_sum: float = 0.0
     train_seconds: float = 0.0
-
-
-class SeededLengthGroupedSampler(LengthGroupedSampler):
-    """Groups samples of similar length, in an order that follows from seed and epoch alone.
-
-    transformers' own draws from the global random state, so that a resumed run would see another order.
-    """
-
-    def __init__(self, batch_size: int, lengths: list[int], seed: int):
-        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
-        self.seed, self.epoch = seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader at the start of each epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Any:
-        self.generator.manual_seed(self.seed + self.epoch)
-        return super().__iter__()
 
 
 class MedTrainer(Trainer):
@@ -99,6 +80,7 @@ class MedTrainer(Trainer):
             synchronisation lies inside, so that work queued on a GPU counts. Kept by `StepTimer`.
         began: `time.perf_counter()` at this process's first optimizer step; None before. Kept by `StepTimer`.
         step_loss: Loss of the newest optimizer batch, of all ranks, for the guard.
+        step_losses: Parts of it that this rank's micro-batches had, on the device.
         loss_sum: Sum of the losses of all optimizer steps (float64 scalar on the device).
         eval_losses: Loss of each held-out conversation at the last evaluation; None before the first.
     """
@@ -130,7 +112,9 @@ class MedTrainer(Trainer):
         self.num_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
         self.num_supervised_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
         self.step_loss = torch.zeros((), device=self.args.device)
+        self.step_losses: list[torch.Tensor] = []
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        self._losses: list[torch.Tensor] = []
         self._sums = torch.zeros(3, dtype=torch.float64, device=self.args.device)  # loss, tokens, supervised ones
         self.train_seconds = 0.0
         self.began: float | None = None
@@ -153,6 +137,7 @@ class MedTrainer(Trainer):
             loss = self.engine.backward(inputs, 1.0 / torch.as_tensor(num_items_in_batch, device=self.args.device))
         counts = (inputs["num_tokens"].sum(), (inputs["labels"] != -100).sum())
         self._sums += torch.stack([value.detach().to(self._sums) for value in (loss, *counts)])
+        self._losses.append(loss.detach())
         if self.accelerator.sync_gradients:
             self._end_batch()
         return loss
@@ -164,6 +149,7 @@ class MedTrainer(Trainer):
             self._fetch_ahead()
         loss, tokens, supervised = ranks.add_up(self._sums).clone()
         self._sums.zero_()
+        self.step_losses, self._losses = self._losses, []
         self.step_loss = loss.float()
         self.loss_sum += loss
         self.num_tokens += tokens.long()
@@ -242,6 +228,16 @@ class MedTrainer(Trainer):
         found = (parameter.grad for parameter in self.model.parameters() if parameter.grad is not None)
         return [grad.to_local() if isinstance(grad, DTensor) else grad for grad in found]
 
+    def where(self, step: int, losses: list[torch.Tensor]) -> str:
+        """The micro-batches that made an optimizer step non-finite, and their conversations by id, to show.
+
+        Args:
+            step: From 1.
+            losses: Its `step_losses`.
+        """
+        rows = rows_of_step(self.get_train_dataloader(), step, self.args.gradient_accumulation_steps)
+        return faulty_micro_batches(self.datasets.train, rows, torch.stack(losses).isfinite().tolist())
+
     def gather_weights(self, dtype: torch.dtype) -> dict[str, torch.Tensor] | None:
         """The whole model in this precision on the CPU of rank 0; None where every rank holds it anyway."""
         if not self.conf.fsdp:
@@ -286,14 +282,18 @@ class MedTrainer(Trainer):
         collected: list[SampleSums] = []
         device = str(self.args.device)
         autocast = precision(device, bf16=self.conf.bf16, fp16=self.conf.fp16)
-        with autocast, dequantized(self.model, anew=False):
-            metrics = evaluate(
-                self.model,
-                dataloader,
-                gather=dataloader.batch_sampler.gather,
-                on_batch=progress,
-                on_rows=collected.append,
-            )
+        try:
+            with autocast, dequantized(self.model, anew=False):
+                metrics = evaluate(
+                    self.model,
+                    dataloader,
+                    gather=dataloader.batch_sampler.gather,
+                    on_batch=progress,
+                    on_rows=collected.append,
+                    side=self.datasets.eval,
+                )
+        except NonFiniteError as error:
+            raise NonFiniteError(f"step {self.state.global_step}: {error}") from None
         if self.datasets.eval is not None:
             self.eval_losses = conversation_losses(self.datasets.eval, collected)
         num_samples = len(dataloader.dataset)
