@@ -5,7 +5,7 @@
     ├── DataError          a data source cannot be read or holds nothing to train on
     ├── LabelError         the proof of the labels failed: training would learn the wrong thing
     ├── ModelError         a base model, tokenizer or adapter cannot be built
-    ├── DeviceMemoryError  the GPU has too little memory for this run
+    ├── DeviceMemoryError  the device has too little memory for this run
     ├── StorageError       a disk is full or fails; checkpoints saved before are whole
     ├── NonFiniteError     loss or gradient is NaN or infinite, raised before the optimizer step; or the objective at the end
     ├── ArtifactError      an artifact folder is damaged or incomplete
@@ -90,7 +90,7 @@ class ModelError(MedLLMError):
 
 
 class DeviceMemoryError(MedLLMError):
-    """The GPU ran out of memory."""
+    """The device ran out of memory."""
 
 
 class StorageError(MedLLMError):

@@ -52,6 +52,7 @@ from medllm.training.callbacks import (
 from medllm.training.checkpoint import checkpoints, clear_staging, fault, newest_valid
 from medllm.training.engine import build_engine, engine_faults
 from medllm.training.metrics import EvalMetrics
+from medllm.training.retry import train
 from medllm.training.trainer import MedTrainer
 
 if TYPE_CHECKING:
@@ -206,21 +207,22 @@ def _run(
 
     if device == "cpu":
         trim_memory()
-    engine = build_engine(decided, model, datasets, device)
-    trainer = build_trainer(model, decided, datasets, checkpoints, record, samples, engine)
-    if suites is not None:
-        trainer.add_callback(SampleAnswers(lambda step: suites.take(model, step)))
+    stopping, pruning = StopOnRequest(stop.requested), Pruning(report or (lambda step, loss: False))
+    beside = [SampleAnswers(lambda step: suites.take(model, step))] if suites is not None else []
     with ProgressBar() as progress, stop.deferred("stopping after this step, with a checkpoint"):
-        trainer.add_callback(progress)
-        stopping = StopOnRequest(stop.requested)
-        trainer.add_callback(stopping)
-        pruning = Pruning(report or (lambda step, loss: False))
-        trainer.add_callback(pruning)
-        try:
-            trainer.train(resume_from_checkpoint=checkpoint)
-        finally:
-            if engine is not None:
-                engine.release()
+
+        def build(conf: RunConf, below: int | None) -> MedTrainer:
+            engine = build_engine(conf, model, datasets, device, below)
+            trainer = build_trainer(model, conf, datasets, checkpoints, record, samples, engine)
+            for callback in (*beside, progress, stopping, pruning):
+                trainer.add_callback(callback)
+            return trainer
+
+        trainer = train(
+            build, decided, conf, datasets, checkpoint, lambda text: record.set_tags({"memory.retries": text})
+        )
+    if trainer.conf.gradient_checkpointing is not decided.trainer.gradient_checkpointing:
+        foundation.clear()  # the base's layers are recomputed now
     if stopping.stopped:
         _stop(folder, is_point=is_point)
     if pruning.loss is not None:

@@ -26,6 +26,7 @@ from medllm.tracking.memory import return_freed_memory
 from medllm.training.fitting import fitted, limit_name, memory_fault
 from medllm.training.label_proof import LabelProof, prove_labels
 from medllm.training.metrics import EvalMetrics, evaluate, precision
+from medllm.training.out_of_memory import in_smaller_batches
 
 Kept = TypeVar("Kept")
 
@@ -186,6 +187,10 @@ def _evaluate_base(base: Any, ground: Ground) -> EvalMetrics | None:
     datasets, trainer = ground.datasets, ground.conf.trainer
     if datasets.eval is None:
         return None
-    batches = held_out_batches(datasets, trainer.per_device_eval_batch_size)
-    with precision(ground.device, bf16=trainer.bf16, fp16=trainer.fp16):
-        return evaluate(base, batches, gather=batches.batch_sampler.gather, side=datasets.eval)
+
+    def attempt(rows: int) -> EvalMetrics:
+        batches = held_out_batches(datasets, rows)
+        with precision(ground.device, bf16=trainer.bf16, fp16=trainer.fp16):
+            return evaluate(base, batches, gather=batches.batch_sampler.gather, side=datasets.eval)
+
+    return in_smaller_batches(trainer.per_device_eval_batch_size, attempt)

@@ -17,6 +17,9 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 # Where the two versions of Linux's control groups keep the limit of the container that a process runs in.
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
+# What torch, CUDA and its libraries say where memory ends; only torch's own allocator has an error of its own.
+NO_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+
 # Of mallopt(3): blocks from this size on are mapped by themselves.
 M_MMAP_THRESHOLD, MMAP_BYTES = -3, 2**20
 
@@ -49,18 +52,28 @@ def device_memory_gib(device: str) -> float:
     return float(min([psutil.virtual_memory().total, *(int(limit) for limit in limits if limit.isdigit())]) / 2**30)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or the machine, has no memory left, in whichever library's words."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in said for words in NO_MEMORY)
+    )
+
+
 @contextlib.contextmanager
 def explained_memory(fix: str) -> Iterator[None]:
-    """Turns a full GPU into a message that names what would take less of it.
+    """Turns a full device into a message that names what would take less of it.
 
     Raises:
         DeviceMemoryError: with this fix.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         reason = str(error).split(". ")[0]
-        raise DeviceMemoryError(f"the GPU ran out of memory: {reason}\n    fix: {fix}") from None
+        raise DeviceMemoryError(f"the device ran out of memory: {reason}\n    fix: {fix}") from None
 
 
 def resident_gib() -> float:

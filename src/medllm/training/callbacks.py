@@ -222,6 +222,8 @@ class ProgressBar(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Starts the bar."""
         self.progress.start()
+        for task in self.progress.task_ids:  # of the trainer before, if memory ran out
+            self.progress.remove_task(task)
         self.task = self.progress.add_task(
             "training", total=state.max_steps, completed=state.global_step, loss="-", speed="-"
         )

@@ -1,5 +1,6 @@
 """Chooses what computes a training step: the fused engine where it can, else transformers and peft."""
 
+import math
 from typing import Any
 
 import psutil
@@ -34,7 +35,9 @@ STATE_BYTES = {
 RESERVE = 0.5 * GIB
 
 
-def build_engine(conf: RunConf, model: Any, datasets: Datasets, device: str) -> FusedEngine | None:
+def build_engine(
+    conf: RunConf, model: Any, datasets: Datasets, device: str, below: int | None = None
+) -> FusedEngine | None:
     """The fused engine, sized and tried on the longest micro-batch; None for the plain path. Says which, and why.
 
     All ranks compute their steps alike, or one would have more micro-batches than the others: a plan fits where it fits all.
@@ -44,6 +47,7 @@ def build_engine(conf: RunConf, model: Any, datasets: Datasets, device: str) -> 
         model: With its adapter.
         datasets: The run's.
         device: Of the model.
+        below: Only a plan that needs less than these bytes, since one of so many did not fit.
 
     Raises:
         ConfigError: if `trainer.engine=fused` and this run cannot be.
@@ -59,7 +63,7 @@ def build_engine(conf: RunConf, model: Any, datasets: Datasets, device: str) -> 
     budget = min(ranks.gather(_budget(conf, device)))
     found = step_plans(conf, model, datasets, device)
     for plan, needed in found:
-        if needed > budget:
+        if needed > budget or (below is not None and plan.peak >= below):
             continue
         engine = None
         try:
@@ -79,6 +83,7 @@ def build_engine(conf: RunConf, model: Any, datasets: Datasets, device: str) -> 
         say("engine", f"fused: {plan}; {plan.peak / GIB:.1f} GiB beside the model")
         return engine
     least = min(needed for _, needed in found)
+    budget = min(budget, math.inf if below is None else below)
     raise DeviceMemoryError(
         f"training needs {least / GIB:.1f} GiB beside the model at the least, {max(budget, 0) / GIB:.1f} GiB are to be had\n"
         "    fix: a smaller trainer.per_device_train_batch_size or data.max_length, or a higher trainer.max_memory_gib"

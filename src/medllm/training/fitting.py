@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from medllm.config.lora import NoAdapterConf, PrefixTuningConf
+from medllm.config.lora import LoraConf, NoAdapterConf, PrefixTuningConf
 from medllm.config.quantization import NoQuantizationConf
 from medllm.config.run import RunConf
 from medllm.data.pipeline import Datasets
@@ -117,10 +117,10 @@ def memory_fault(conf: RunConf, peak_gib: float, name: str) -> list[Fault]:
     if not peak_gib > memory_limit_gib(conf):
         return []
     problem = f"needs about {peak_gib:.1f} GiB at its peak"
-    return [Fault(name, problem, allowed=f"at most the {limit_name(conf)}", fix=_fix(conf))]
+    return [Fault(name, problem, allowed=f"at most the {limit_name(conf)}", fix=smaller_overrides(conf))]
 
 
-def _fix(conf: RunConf) -> str:
+def smaller_overrides(conf: RunConf) -> str:
     """Overrides that would make a run smaller and are not in force yet, to show."""
     trainer, size = conf.trainer, conf.trainer.per_device_train_batch_size
     fixes = []
@@ -132,4 +132,6 @@ def _fix(conf: RunConf) -> str:
     if isinstance(conf.quantization, NoQuantizationConf):
         adapter = "lora=default " if isinstance(conf.lora, NoAdapterConf) else ""
         fixes.append(f"{adapter}quantization=nf4_double")
-    return ", ".join([*fixes, f"a data.max_length below {conf.data.max_length}"])
+    if isinstance(conf.lora, LoraConf):
+        fixes.append(f"a lora.r below {conf.lora.r}")
+    return ", ".join([*fixes, f"a data.max_length below {conf.data.max_length}", "a smaller model"])

@@ -11,6 +11,7 @@ import torch
 from accelerate.data_loader import SeedableRandomSampler
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
+from transformers.integrations.neftune import deactivate_neftune
 from transformers.trainer_callback import PrinterCallback, TrainerState
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -37,8 +38,16 @@ from medllm.training.checkpoint import (
     step_of,
 )
 from medllm.training.engine import flat_collator
-from medllm.training.metrics import SampleSums, conversation_losses, evaluate, precision, token_sums
+from medllm.training.metrics import (
+    EvalMetrics,
+    SampleSums,
+    conversation_losses,
+    evaluate,
+    precision,
+    token_sums,
+)
 from medllm.training.order import SeededLengthGroupedSampler, faulty_micro_batches, rows_of_step
+from medllm.training.out_of_memory import StepBeginning, in_smaller_batches
 
 # The Trainer's numbers that transformers does not keep, beside its own state in a checkpoint.
 COUNTERS = "counters.json"
@@ -69,6 +78,7 @@ class MedTrainer(Trainer):
     log: adds throughput; the loss is the mean of the steps since the last log, also if a resume lies between.
     train, _save_checkpoint, _get_output_dir: keep the numbers below over a resume; stage and seal checkpoints.
     _evaluate: ends between two batches when the run is asked to stop; whoever goes on evaluates first.
+    _load_rng_state: a step that begins with a checkpoint's random state may have to begin again.
     _get_train_sampler: groups by length under every version of transformers 5, resumably; gives ranks no row twice.
 
     Attributes:
@@ -78,6 +88,7 @@ class MedTrainer(Trainer):
         num_supervised_tokens: Those of them that carry a label.
         train_seconds: Time from the start to the end of optimizer steps, evaluation and checkpoints left out; the guard's
             synchronisation lies inside, so that work queued on a GPU counts. Kept by `StepTimer`.
+        size: How much is computed at once, where memory decided it: `Size` by name, for checkpoints.
         began: `time.perf_counter()` at this process's first optimizer step; None before. Kept by `StepTimer`.
         step_loss: Loss of the newest optimizer batch, of all ranks, for the guard.
         step_losses: Parts of it that this rank's micro-batches had, on the device.
@@ -104,6 +115,8 @@ class MedTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.guard = NonFiniteGuard(self)
         self.add_callback(self.guard)
+        self._beginning = StepBeginning(self.args.device)
+        self.add_callback(self._beginning)
         if several:
             torch.manual_seed(self.args.seed + ranks.rank())  # or all ranks would drop out the same
         if engine is not None:  # torch's wrapper would wait for gradients of the model's own parameters
@@ -117,6 +130,7 @@ class MedTrainer(Trainer):
         self._losses: list[torch.Tensor] = []
         self._sums = torch.zeros(3, dtype=torch.float64, device=self.args.device)  # loss, tokens, supervised ones
         self.train_seconds = 0.0
+        self.size: dict[str, Any] | None = None
         self.began: float | None = None
         self.eval_losses: ConversationLosses | None = None
         self._logged = Progress()
@@ -144,6 +158,7 @@ class MedTrainer(Trainer):
 
     def _end_batch(self) -> None:
         """After an optimizer step's last micro-batch: what all ranks made of it."""
+        self._beginning.states = None  # from here on what is kept over steps changes
         if self.engine is not None:
             ranks.add_up(self.engine.grad)
             self._fetch_ahead()
@@ -281,17 +296,23 @@ class MedTrainer(Trainer):
 
         collected: list[SampleSums] = []
         device = str(self.args.device)
-        autocast = precision(device, bf16=self.conf.bf16, fp16=self.conf.fp16)
-        try:
-            with autocast, dequantized(self.model, anew=False):
-                metrics = evaluate(
+
+        def attempt(rows: int) -> EvalMetrics:
+            collected.clear()
+            self.args.per_device_eval_batch_size = rows  # what memory allows stays for the next one
+            batches = self.get_eval_dataloader()
+            with precision(device, bf16=self.conf.bf16, fp16=self.conf.fp16), dequantized(self.model, anew=False):
+                return evaluate(
                     self.model,
-                    dataloader,
-                    gather=dataloader.batch_sampler.gather,
+                    batches,
+                    gather=batches.batch_sampler.gather,
                     on_batch=progress,
                     on_rows=collected.append,
                     side=self.datasets.eval,
                 )
+
+        try:
+            metrics = in_smaller_batches(self.args.per_device_eval_batch_size, attempt)
         except NonFiniteError as error:
             raise NonFiniteError(f"step {self.state.global_step}: {error}") from None
         if self.datasets.eval is not None:
@@ -341,11 +362,39 @@ class MedTrainer(Trainer):
         finally:
             del self.model.zero_grad
 
+    @property
+    def can_step_back(self) -> bool:
+        """Whether the optimizer step under way has changed nothing yet that is kept over steps."""
+        return self._beginning.states is not None
+
+    def step_back(self, size: dict[str, Any]) -> Path:
+        """Forgets the optimizer step under way, and saves a checkpoint of its beginning; the model is as it was given.
+
+        Args:
+            size: What goes on from there is to compute at once.
+        """
+        self.model.zero_grad(set_to_none=True)
+        self._sums.zero_()
+        self._losses.clear()
+        self._ahead = None
+        self._beginning.restore()
+        self.size, self.state.train_batch_size = size, size["per_device_train_batch_size"]
+        self._save_checkpoint(self.model, None)
+        if self.neftune_noise_alpha is not None:
+            deactivate_neftune(self.model, self.neftune_hook_handle, self.accelerator)
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        self._beginning.remember()
+
     def _restore(self, checkpoint: Path) -> None:
         path = checkpoint / COUNTERS
         counters = json.loads(path.read_text()) if path.is_file() else {}
         self._refuse_other_engine(counters.pop("engine", "plain"), checkpoint)
         self._refuse_other_world(counters.pop("world_size", 1), checkpoint)
+        counters.pop("size", None)
         logged = counters.pop("logged", None)
         self.train_seconds = counters.pop("train_seconds", 0.0)
         for name, value in counters.items():
@@ -424,6 +473,8 @@ class MedTrainer(Trainer):
         counters = {name: getattr(self, name).item() for name in names}
         counters |= {"train_seconds": self.train_seconds, "logged": self._logged}
         counters |= {"engine": self._engine_name, "world_size": self.args.world_size}
+        if self.size is not None:
+            counters["size"] = {**self.size, "per_device_eval_batch_size": self.args.per_device_eval_batch_size}
         (staged / COUNTERS).write_text(json.dumps(counters))
         folder = commit(staged).parent
         for path in checkpoints(folder):  # later ones that are damaged were passed over at the resume
