@@ -18,6 +18,7 @@ LAYERS = [
         "gpus",
         "libraries",
         "ranks",
+        "redaction",
         "stopping",
         "storage",
         "intervals",

@@ -35,6 +35,7 @@ from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError, Poi
 from medllm.gpus import claim_gpu, refuse_sharing
 from medllm.help import help_text
 from medllm.libraries import prepare_libraries
+from medllm.redaction import redacted
 from medllm.stopping import is_sweeps_child, stop
 
 Value = TypeVar("Value", int, str)
@@ -70,11 +71,15 @@ def guarded(action: Callable[[], None]) -> int:
         return 130
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(bool(error.code))
+    except Exception:  # a defect: its traceback as Python would show it, but for secrets
+        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+        return 1
     return 0
 
 
 def _complain(text: str, *, of_all: bool = True) -> None:
     """Tells on stderr why the program ends. What all ranks come to, rank 0 tells alone."""
+    text = redacted(text)  # an error may quote a file or a library
     if ranks.is_main():
         print(f"medllm: {text}", file=sys.stderr)
     elif not of_all:
@@ -288,12 +293,13 @@ def _train_to_the_end(config: DictConfig, folder: Path, *, sweeping: bool) -> fl
         return error.loss
     except Exception as error:
         known = isinstance(error, MedLLMError)
-        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        reason = redacted(str(error) if known else f"{type(error).__name__}: {error}")
+        frames = redacted(traceback.format_exc())
         with contextlib.suppress(OSError):  # on a full disk the reason is still told
             write_result(folder, "FAILED", reason=reason)
-            (folder / "traceback.txt").write_text(traceback.format_exc())
+            (folder / "traceback.txt").write_text(frames, encoding="utf-8")
         if not known:
-            traceback.print_exc()
+            print(frames, end="", file=sys.stderr)
         if not sweeping:
             if known:
                 raise

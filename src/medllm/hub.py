@@ -15,6 +15,7 @@ from typing import Any
 from medllm import __version__
 from medllm.console import harmless, say
 from medllm.errors import HubError
+from medllm.redaction import redacted
 
 # By the hub's answer: what it means, and what to do.
 ANSWERS = {
@@ -129,7 +130,7 @@ def push(target: Target, files: Sequence[HubFile], is_ours: Callable[[str], bool
 
     logging.set_verbosity_error()  # its warnings tell the addresses that files are sent to, which hold signatures
     api = HfApi(token=token, library_name="medllm", library_version=__version__)
-    with _told(target, token):
+    with _told(target):
         head, tagged = _open(api, target)
         there = _listing(api, target, head) if head else {}
         removed = sorted(name for name in there if is_ours(name) and name not in {file.name for file in files})
@@ -212,7 +213,7 @@ def _is_same(file: HubFile, there: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _told(target: Target, token: str) -> Iterator[None]:
+def _told(target: Target) -> Iterator[None]:
     """Turns what the hub's client raises into one message, without the token."""
     from huggingface_hub.errors import (
         HTTPError,
@@ -232,7 +233,7 @@ def _told(target: Target, token: str) -> Iterator[None]:
             problem += f" ({status})"
         else:
             problem, fix = AWAY if isinstance(cause, HTTPError | ConnectionError) else UNKNOWN
-        reason = harmless(" ".join(said.replace(token, "[HF_TOKEN]").split()))[:300]
+        reason = harmless(" ".join(redacted(said).split()))[:300]
         raise HubError(
             f"{target.repo_id} on {endpoint()}: {problem}{f': {reason}' if reason else ''}\n    fix: {fix}"
         ) from None

@@ -5,12 +5,16 @@ import os
 import sys
 import warnings
 
+from medllm.redaction import RedactedRecord
+
 # How many kernels torch's CPU library, and torch around it, keep compiled.
 KERNEL_CACHES, KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), "64"
 
 
 def prepare_libraries() -> None:
-    """Silences their advice to developers, and bounds what they keep; what the user's environment says stands.
+    """Silences their advice to developers, bounds what they keep, and takes secrets out of what they log.
+
+    What the user's environment says stands.
 
     Their progress bars stay on a terminal, where loading and downloading take long, and go where a log would fill with
     them.
@@ -25,4 +29,5 @@ def prepare_libraries() -> None:
     for name in KERNEL_CACHES:
         os.environ.setdefault(name, KERNELS)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.setLogRecordFactory(RedactedRecord)
     warnings.filterwarnings("ignore", category=FutureWarning)

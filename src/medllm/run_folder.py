@@ -31,6 +31,7 @@ from safetensors.numpy import load_file, save_file
 
 from medllm import ranks
 from medllm.errors import ConfigError, Fault, MedLLMError, RankError
+from medllm.redaction import redacted
 
 CONFIG, DATA = "config.yaml", "data_report.json"
 RESULT, HISTORY, LOSSES = "result.json", "history.json", "eval_losses.safetensors"
@@ -155,9 +156,10 @@ def write_result(folder: Path, status: str, *, objective: float | None = None, *
     Its tracking is `degraded` while the store has not got all that the run had to say.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    told = {name: redacted(value) if isinstance(value, str) else value for name, value in rest.items()}
     if has_unsent(folder):
-        rest["tracking"] = "degraded"
-    values = as_json({"status": status, "objective": objective, **rest})
+        told["tracking"] = "degraded"
+    values = as_json({"status": status, "objective": objective, **told})
     write_whole(folder / RESULT, json.dumps(values, indent=2, allow_nan=False))
 
 

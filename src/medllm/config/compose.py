@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medllm.config.chat import ChatConf
 from medllm.config.conf import Conf
-from medllm.config.credentials import credential_faults
+from medllm.config.credentials import credential_faults, secret_faults
 from medllm.config.evaluation import EvaluateConf
 from medllm.config.export import ExportConf
 from medllm.config.publish import PublishConf
@@ -47,7 +47,7 @@ def compose_config(
     """The composed configuration with its `hydra` node, unresolved.
 
     Raises:
-        ConfigError: naming what Hydra refused, or what would name Python that does not belong here.
+        ConfigError: naming what Hydra refused, what would name Python that does not belong here, or what is a secret.
     """
     faults = credential_faults(overrides) or choice_faults(overrides, ROOTS[config_name])
     if faults:
@@ -69,7 +69,7 @@ def compose_config(
         ) from None
     finally:
         GlobalHydra.instance().hydra = running
-    faults = target_faults(config)
+    faults = target_faults(config) + secret_faults(config)
     if faults:
         raise ConfigError(faults)
     return config

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from medllm.config.compose import compose_config, load_run_conf
+from medllm.config.credentials import credential_faults
 from medllm.config.run import RunConf
 from medllm.config.search import Space, build_space, is_search
 from medllm.config.store import project_root, slug
@@ -173,6 +174,8 @@ def _refuse_axes(axes: Sequence[str], sweep: SweepConf) -> None:
 
 
 def _parse(overrides: list[str]) -> list[Override]:
+    if faults := credential_faults(overrides):  # before anything quotes them
+        raise ConfigError(faults)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(project_root() / "conf")):

@@ -45,7 +45,7 @@ FIX = "leave it out; code is added in src/, not in a configuration"
 
 def target_faults(config: DictConfig) -> list[Fault]:
     """Whatever of a composed configuration, with its `hydra` node, would name other Python than is listed here."""
-    found = [fault for key, value in _leaves(OmegaConf.to_container(config)) for fault in _faults(key, value)]
+    found = [fault for key, value in leaves(OmegaConf.to_container(config)) for fault in _faults(key, value)]
     for key in FOLDERS:
         folder = _resolved(config, key)
         if ADDRESS.match(folder):
@@ -81,13 +81,13 @@ def _logging_faults(key: str, name: str, value: Any) -> list[Fault]:
     return _unless(plain or value in STREAMS, key, "may resolve to Python", value, STREAMS)
 
 
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Every value of a configuration as it is written, and whole what may be Python's name or arguments."""
     if not isinstance(node, dict | list) or not node or key.rpartition(".")[2] in (*NAMING, "()", ".", "class"):
         yield key, node
         return
     for name, value in node.items() if isinstance(node, dict) else enumerate(node):
-        yield from _leaves(value, f"{key}.{name}" if key else str(name))
+        yield from leaves(value, f"{key}.{name}" if key else str(name))
 
 
 def _resolved(config: DictConfig, key: str) -> str:

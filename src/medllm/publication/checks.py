@@ -4,7 +4,6 @@ Of licences this reminds and is no legal advice; of texts it finds what has the 
 tells of a patient.
 """
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from pathlib import Path
 from medllm.cache import cache_dir
 from medllm.card.facts import CARD, Facts
 from medllm.card.write import card_texts
-from medllm.config.credentials import HUB_TOKEN
 from medllm.config.data import sources_of
 from medllm.config.model import PretrainedModelConf
 from medllm.config.publish import Risk
@@ -23,15 +21,8 @@ from medllm.errors import Fault, HubError
 from medllm.hub import HubFile, hub_token
 from medllm.licences import Licence, base_licence, is_lawful_name
 from medllm.publication.files import LICENSE, WEIGHTS, has_local_base
+from medllm.redaction import secrets_in
 
-# By name of an environment variable: its value must stand in no file. Shorter ones are words.
-SECRET_NAME, SHORTEST = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY", re.I), 8
-SECRETS = {
-    "a token of the hub": HUB_TOKEN,
-    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    "an access key of AWS": re.compile(r"\bA(?:KI|SI)A[0-9A-Z]{16}\b"),
-    "an address with its password": re.compile(r"\b[a-z][a-z0-9+]{1,20}://[^\s/:@\"']{1,64}:[^\s/@\"']{1,128}@"),
-}
 HOMES = re.compile(
     r"(?:/home|/Users)/[\w.-]+/[\w.-]+|\b[A-Z]:\\{1,2}Users\\{1,2}[\w.-]+|\b(?:file|sqlite):///[\w./-]{2,}"
 )
@@ -106,14 +97,12 @@ def _of_the_files(facts: Facts, files: Sequence[HubFile]) -> Iterator[Obstacle]:
     if has_local_base(facts) and not facts.human.base_model:
         fix = "base_model in card.yaml: its id on the hub; then scripts/card.py again"
         yield Obstacle(Fault("base_model", "is a folder of this machine, by which nobody finds the base", fix=fix))
-    secrets = {n: v for n, v in os.environ.items() if SECRET_NAME.search(n) and len(v) >= SHORTEST}
     known = (place.absolute() for place in (Path.home(), project_root(), cache_dir(), facts.run_folder))
     places = [re.escape(str(place)) for place in known if len(place.parts) > 1]  # a home of "/" is in every address
     own = re.compile(rf"(?:{'|'.join(places)})/[\w.-]+|{re.escape(str(facts.run_folder))}")
     for file in files:
         text = _text_of(file)
-        told = [f"the value of {name}" for name, value in secrets.items() if value in text]
-        told += [what for what, pattern in SECRETS.items() if pattern.search(text)]
+        told = secrets_in(text)
         for what in told:
             fix = "remove it where it comes from, make a new one, and train or write the card again"
             yield Obstacle(Fault(file.name, f"holds {what}", fix=fix))

@@ -14,6 +14,7 @@ from medllm.config.store import slug
 from medllm.config.trainer import LOSS
 from medllm.console import console, say
 from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError, TrackingError
+from medllm.redaction import redacted
 from medllm.run_folder import RESULT, STOP, SWEEP, SweepFile, SweepPoint, has_unsent, lock_folder, read_result
 from medllm.stopping import OWNER, stop
 from medllm.summary import print_points
@@ -100,7 +101,7 @@ class Sweep:
         except MedLLMError:
             raise
         except Exception as error:  # each engine has its own for a process that died; the points' folders say the rest
-            reason = (str(error).strip() or "no reason given").split("\n")[0][:200]
+            reason = redacted(str(error).strip() or "no reason given").split("\n")[0][:200]
             console.print(f"the engine ended early: {type(error).__name__}: {reason}")
         finally:
             _end_ray()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from medllm.console import console
+from medllm.redaction import redacted
 from medllm.tracking.names import legal_names
 from medllm.tracking.spool import Entry, NotDeliveredError, describe
 
@@ -122,7 +123,7 @@ def log_tags(client: Any, run_id: str, tags: dict[str, str]) -> None:
     from mlflow.entities import RunTag
 
     names = legal_names(tags)
-    client.log_batch(run_id, tags=[RunTag(names[name], value[:8000]) for name, value in tags.items()])
+    client.log_batch(run_id, tags=[RunTag(names[name], redacted(value)[:8000]) for name, value in tags.items()])
 
 
 def _is_refused(error: Exception) -> bool:
@@ -132,6 +133,6 @@ def _is_refused(error: Exception) -> bool:
 
 def reason_of(error: Exception) -> str:
     """What went wrong, in one line; of a connection that failed what lies beneath, without the way down to it."""
-    text = (str(error).strip() or type(error).__name__).split("\n")[0]
+    text = (redacted(str(error)).strip() or type(error).__name__).split("\n")[0]
     found = CAUSE.search(text)
     return (found[1] if found else text)[:200].strip()

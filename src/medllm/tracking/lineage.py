@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from medllm.redaction import redacted
+
 PACKAGES = ("medllm", "torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate", "mlflow", "hydra-core")
 
 
@@ -17,7 +19,7 @@ class GitState:
 
     Attributes:
         commit: Full hash; empty outside a repository.
-        diff: Changes of tracked code and configuration against it; never of data.
+        diff: Changes of tracked code and configuration against it, without secrets; never of data.
         dirty: Whether anything differs from it, new files included.
     """
 
@@ -37,9 +39,8 @@ def git_state(folder: Path) -> GitState:
         return done.stdout if done.returncode == 0 else ""
 
     code = ("*.py", "*.yaml", "*.toml", "*.lock")
-    return GitState(
-        git("rev-parse", "HEAD").strip(), git("diff", "HEAD", "--", *code), bool(git("status", "--porcelain").strip())
-    )
+    diff = redacted(git("diff", "HEAD", "--", *code))
+    return GitState(git("rev-parse", "HEAD").strip(), diff, bool(git("status", "--porcelain").strip()))
 
 
 def versions() -> dict[str, str]:

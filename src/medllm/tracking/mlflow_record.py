@@ -25,6 +25,7 @@ from filelock import FileLock
 from medllm.config.tracking import MlflowConf
 from medllm.console import console
 from medllm.errors import PointPrunedError, TrackingError
+from medllm.redaction import redacted
 from medllm.run_folder import RECORD_KEY, UNSENT, has_unsent, write_whole
 from medllm.tracking.delivery import Delivery, log_tags, reason_of
 from medllm.tracking.names import legal_names, legal_value
@@ -68,7 +69,7 @@ class MlflowRecord(Record):
 
     def set_tags(self, tags: dict[str, str]) -> None:
         """Short texts."""
-        self._take({"kind": "tags", "tags": tags})
+        self._take({"kind": "tags", "tags": {name: redacted(value) for name, value in tags.items()}})
 
     def end_children(self) -> None:
         """Children whose process died without a word were killed; the store still thinks they run."""
@@ -83,7 +84,7 @@ class MlflowRecord(Record):
     def fail(self, error: Exception) -> None:
         """Why the run failed."""
         self.set_tags({"error": f"{type(error).__name__}: {error}"})
-        text = "".join(traceback.format_exception(error))
+        text = redacted("".join(traceback.format_exception(error)))
         self._take({"kind": "text", "path": "traceback.txt", "text": text})
 
     def end(self, status: str) -> None:

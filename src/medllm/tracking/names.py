@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from medllm.redaction import redacted
+
 ILLEGAL = re.compile(r"[^\w\-. :/]+")
 LONGEST_VALUE, LONGEST_NAME = 6000, 250
 
@@ -31,6 +33,6 @@ def legal_names(names: Iterable[str]) -> dict[str, str]:
 
 def legal_value(value: Any) -> str:
     """A parameter value as text, marked where MLflow's limit cuts it; the resolved config holds it whole."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = redacted(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
     mark = " ... (cut, see config.yaml)"
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - len(mark)] + mark

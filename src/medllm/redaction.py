@@ -1,0 +1,87 @@
+"""What has the form of a secret, and texts of others without it.
+
+What people type is refused where it holds one (`config.credentials`). What libraries, programs and exceptions say is kept, and
+told, without it.
+"""
+
+import logging
+import os
+import re
+import traceback
+from typing import Any
+
+# A user access token of the Hugging Face hub, as in a text.
+HUB_TOKEN = re.compile(r"\bhf_(?:oauth_)?[A-Za-z0-9]{30,}")
+
+# Where only a part of what is found is the secret, it is the group `secret`.
+SECRETS = {
+    "a token of the hub": HUB_TOKEN,
+    "a token of GitHub": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{36,}|\bgithub_pat_\w{22,}"),
+    "an API key": re.compile(r"\bsk-(?=[\w-]*\d)[\w-]{20,}"),
+    "a signed token": re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"),
+    "a private key": re.compile(
+        r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[\s\S]*?-----END [A-Z ]*PRIVATE KEY-----|[\w\s+/=\\]*)"
+    ),
+    "an access key of AWS": re.compile(r"\bA(?:KI|SI)A[0-9A-Z]{16}\b"),
+    "an address with its password": re.compile(
+        r"\b[a-z][a-z0-9+]{1,20}://(?P<secret>[^\s/:@\"']{0,64}:[^\s/@\"']{1,128})@", re.I
+    ),
+    "a secret by its name": re.compile(
+        r"(?<![A-Za-z0-9])(?:[\w-]{0,40}[_-])?(?:token|secret|passwo?r?d|passwd|(?:api|access|secret|private)[_-]?key)"
+        r"[\"']?\s*[=:]\s*[\"']?(?P<secret>(?=[A-Za-z+/=_-]*\d)(?=[\d+/=_-]*[A-Za-z])[\w+/=-]{16,})",
+        re.I,
+    ),
+}
+
+# By name of an environment variable: what it holds is secret, unless the name says that it is a place or a tokenizer's.
+SECRET_NAME = re.compile(r"TOKEN(?!IZ)|SECRET|PASSW|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY", re.I)
+PLACE_NAME = re.compile(r"_(PATH|FILE|DIR|FOLDER)$", re.I)
+
+# Shorter values, and words and numbers below the second, stand in any text.
+SHORTEST, SHORTEST_WORD = 8, 16
+
+
+def _values() -> dict[str, str]:
+    """What environment variables whose names say secret hold, longest first, since one may hold another."""
+    named = {n: v.strip() for n, v in os.environ.items() if SECRET_NAME.search(n) and not PLACE_NAME.search(n)}
+    found = {
+        name: value
+        for name, value in named.items()
+        if len(value) >= (SHORTEST_WORD if value.isalpha() or value.isdecimal() else SHORTEST)
+    }
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def secrets_in(text: str) -> list[str]:
+    """What secrets a text holds, in words that do not repeat them: `the value of HF_TOKEN`, `a private key`."""
+    held = [f"the value of {name}" for name, value in _values().items() if value in text]
+    return held + [what for what, pattern in SECRETS.items() if pattern.search(text)]
+
+
+def redacted(text: str) -> str:
+    """A text in which each secret gave way to what it is: `[HF_TOKEN]`, `[a private key]`."""
+    for name, value in _values().items():
+        text = text.replace(value, f"[{name}]")
+    for what, pattern in SECRETS.items():
+        text = pattern.sub(lambda found, what=what: _without(found, what), text)  # type: ignore[misc]
+    return text
+
+
+def _without(found: re.Match[str], what: str) -> str:
+    if "secret" not in found.re.groupindex:
+        return f"[{what}]"
+    start, end = (position - found.start() for position in found.span("secret"))
+    return f"{found[0][:start]}[{what}]{found[0][end:]}"
+
+
+class RedactedRecord(logging.LogRecord):
+    """What any library logs, to any handler, redacted: message and traceback."""
+
+    def __init__(self, *arguments: Any, **rest: Any):
+        super().__init__(*arguments, **rest)
+        if self.exc_info and self.exc_info[0] is not None:  # formatters take this text where it is there
+            self.exc_text = redacted("".join(traceback.format_exception(*self.exc_info))).rstrip("\n")
+
+    def getMessage(self) -> str:  # noqa: N802 # logging's own name
+        """See `logging.LogRecord`."""
+        return redacted(super().getMessage())

@@ -1,0 +1,52 @@
+"""train.py whose libraries say what they should not: at the third step they log `MEDLLM_TEST_LEAK` and fail with it.
+
+An exception caused by another, logged with its traceback, warned of and raised: every way by which a text of others gets into a
+run's folder, its record, or onto the terminal.
+"""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+def install() -> None:
+    """Replaces the trainer's step in this process."""
+    from medllm.training.trainer import MedTrainer
+
+    step = MedTrainer.training_step
+
+    def leaking(self: Any, *arguments: Any, **more: Any) -> Any:
+        if self.state.global_step < 2:
+            return step(self, *arguments, **more)
+        said = os.environ["MEDLLM_TEST_LEAK"]
+        library = logging.getLogger("some.library")
+        try:
+            raise ConnectionError(f"refused: {said}")
+        except ConnectionError as error:
+            library.exception("cannot connect with %s", said)
+            raise RuntimeError(f"gave up: {said}") from error
+
+    MedTrainer.training_step = leaking  # type: ignore[method-assign]
+
+
+@hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="train")
+def main(config: DictConfig) -> float:
+    """One run."""
+    from medllm.cli import run_point
+
+    install()
+    return run_point(config)
+
+
+if __name__ == "__main__":
+    from medllm.cli import launch
+
+    launch(main)

@@ -1,0 +1,240 @@
+"""Secrets are refused where they are typed, and taken out of what others say before it is kept."""
+
+import logging
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from medllm.artifact import resolved_yaml
+from medllm.config.compose import load_run_conf
+from medllm.config.plan import make_plan
+from medllm.errors import ConfigError
+from medllm.redaction import SECRETS, RedactedRecord, redacted, secrets_in
+
+ROOT = Path(__file__).parents[1]
+
+# One of each form, none of them a real one; those of AWS are the examples of its documentation.
+CANARIES = {
+    "a token of the hub": "hf_" + "CaNaRy1234" * 3 + "abcd",
+    "a token of GitHub": "ghp_" + "CaNaRy" * 6,
+    "an API key": "sk-proj-canary1canary2canary3canary4",
+    "a signed token": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJjYW5hcnkifQ.c2lnbmF0dXJlLWNhbmFyeQ",
+    "a private key": "-----BEGIN RSA PRIVATE KEY-----\nMIIcanary0canary1\n-----END RSA PRIVATE KEY-----",
+    "an access key of AWS": "AKIAIOSFODNN7EXAMPLE",
+    "an address with its password": "https://nurse:pass-canary@mlflow.example.org/api",
+    "a secret by its name": "aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+}
+# What of each must never be read anywhere.
+CORES = (
+    "CaNaRy1234CaNaRy",
+    "CaNaRyCaNaRy",
+    "canary1canary2",
+    "c2lnbmF0dXJlLWNhbmFyeQ",
+    "MIIcanary0",
+    "AKIAIOSFODNN7EXAMPLE",
+    "pass-canary",
+    "wJalrXUtnFEMI",
+)
+# Of no form: known by the variable that holds it.
+PLAIN = "correct-horse-battery"
+
+
+def assert_silent(text: str) -> None:
+    """It says no canary."""
+    assert not [core for core in (*CORES, PLAIN) if core in text], text
+
+
+@pytest.fixture
+def password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret of no form in the environment."""
+    monkeypatch.setenv("CLINIC_DB_PASSWORD", PLAIN)
+
+
+def faults_of(overrides: list[str]) -> dict[str, str]:
+    """The refusal of a run's configuration by key."""
+    with pytest.raises(ConfigError) as caught:
+        load_run_conf(overrides)
+    assert_silent(str(caught.value))
+    assert all("fix: " in str(fault) and "environment" in fault.fix for fault in caught.value.faults)
+    return {fault.key: fault.problem for fault in caught.value.faults}
+
+
+def test_every_canary_is_known_and_taken_out(password: None) -> None:
+    """Each form is recognised by its name, gives way to it, and nothing is left that would be recognised again."""
+    assert CANARIES.keys() == SECRETS.keys()
+    for what, canary in CANARIES.items():
+        text = f"it said: {canary}, and ended"
+        assert what in secrets_in(text)
+        assert redacted(text).startswith("it said: ") and redacted(text).endswith(", and ended")
+        assert f"[{what}]" in redacted(text)
+        assert_silent(redacted(text))
+        assert redacted(redacted(text)) == redacted(text)
+    assert redacted(f"user:{PLAIN}@") == "user:[CLINIC_DB_PASSWORD]@"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sqlite:////home/nurse/mlflow.db",
+        "http://127.0.0.1:5000/a@b",
+        "models:/demo@champion",
+        "task-of-some-2-very-long-description-of-it",
+        "meta-llama/Meta-Llama-3-8B-Instruct",
+        "eos_token=<|end_of_text|>, pad_token: '<|reserved_special_token_5|>'",
+        "token = self.tokenizer.convert_tokens_to_ids(1)",
+        "hf_hub_download of hf_transfer",
+    ],
+)
+def test_what_is_no_secret_stays(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses, names, code; and words that variables hold whose names only sound secret."""
+    for name, value in {
+        "A_PASSWORD": "champion",
+        "TOKENIZERS_X": "Instruct-8B",
+        "MY_TOKEN_PATH": "/home/nurse",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert redacted(text) == text and not secrets_in(text)
+
+
+def test_typed_secrets_are_refused(password: None) -> None:
+    """On the command line, as value, in a list, as key, and by a key that asks for one, whatever it holds."""
+    for canary in (*CANARIES.values(), PLAIN):
+        assert [*faults_of([f"name='{canary}'"])] == ["name"]
+        with pytest.raises(ConfigError) as caught:
+            make_plan([f"tracking.tracking_uri={canary},b", "lora.r=8,16"], multirun=True)
+        assert_silent(str(caught.value))
+    assert "a token of the hub" in faults_of([f"+x.{CANARIES['a token of the hub']}=1"])["x.[a token of the hub]"]
+    keys = (
+        "hub.hub_token",
+        "+hydra.job.env_set.OPENAI_API_KEY",
+        "+a.password",
+        "+hydra.job.env_set.AWS_SECRET_ACCESS_KEY",
+    )
+    assert len(faults_of([f"{key}=x" for key in keys])) == len(keys)
+
+
+def test_secrets_in_files_and_variables_are_refused(
+    password: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a user's own option as it is written, in a list, behind an interpolation and as its default: told together, by key."""
+    monkeypatch.setenv("STORE", CANARIES["an address with its password"])
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\n"
+        f"name: {CANARIES['an API key']}\n"
+        "tracking: {tracking_uri: '${oc.env:STORE}', experiment_name: '${oc.env:CLINIC_DB_PASSWORD}'}\n"
+        f"generation: {{sample_prompts: [Hello, 'my {CANARIES['an access key of AWS']}']}}\n"
+        f"data: {{system_prompt: '${{oc.env:HOME,{CANARIES['a token of the hub']}}}'}}\n"
+        f"hydra: {{job: {{env_set: {{HF_TOKEN: {PLAIN}, OTHER: '{CANARIES['a token of GitHub']}'}}}}}}\n"
+    )
+    found = faults_of([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"])
+    assert {
+        "name",
+        "tracking.tracking_uri",
+        "tracking.experiment_name",
+        "generation.sample_prompts.1",
+        "data.system_prompt",
+        "hydra.job.env_set.HF_TOKEN",
+        "hydra.job.env_set.OTHER",
+    } <= found.keys()
+    assert "and holds the value of CLINIC_DB_PASSWORD" in found["tracking.experiment_name"]
+
+
+def test_variables_that_are_no_secret_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address of a store comes from the environment as long as it holds no password."""
+    monkeypatch.setenv("STORE", "https://mlflow.example.org")
+    assert "https://mlflow.example.org" in resolved_yaml(load_run_conf(["tracking.tracking_uri=${oc.env:STORE}"]))
+
+
+@pytest.fixture
+def logger() -> Iterator[logging.Logger]:
+    """Of a library, whose records are made as in a run."""
+    before = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(RedactedRecord)
+    yield logging.getLogger("some.library")
+    logging.setLogRecordFactory(before)
+
+
+def test_what_libraries_log_is_redacted(password: None, logger: logging.Logger, tmp_path: Path) -> None:
+    """By any handler: the message, its arguments, and the traceback behind it, which is still one."""
+    handler = logging.FileHandler(tmp_path / "log")
+    logger.addHandler(handler)
+    for canary in (*CANARIES.values(), PLAIN):
+        try:
+            raise ValueError(canary)
+        except ValueError:
+            logger.exception("with %s and %s", canary, [canary])
+    logger.removeHandler(handler)
+    handler.close()
+    text = (tmp_path / "log").read_text()
+    assert text.count("Traceback (most recent call last)") == len(CANARIES) + 1
+    assert_silent(text)
+
+
+def git(folder: Path, *arguments: str) -> None:
+    """A command of git, of nobody's own settings."""
+    nobody = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.org")
+    subprocess.run(["git", "-C", str(folder), *nobody, *arguments], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("more", "names"),
+    [
+        ([], {"train.log", "uncommitted.diff"}),
+        pytest.param(
+            ["lora.r=4,8", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+            {"points.csv"},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["run", "sweep"],
+)
+def test_no_secret_is_kept_of_a_run(
+    more: list[str], names: set[str], tiny_overrides: list[str], tmp_path: Path
+) -> None:
+    """A run that checkpoints and fails, with canaries in the environment, in uncommitted code, and in all that libraries say.
+
+    Nothing of them is in any byte of its folder, its record, or on the terminal, where all of these tell of what happened.
+    """
+    root, mark = tmp_path / "project", uuid.uuid4().hex
+    root.mkdir()
+    (root / "conf").symlink_to(ROOT / "conf")
+    code = root / "mine.py"
+    code.write_text("pass\n")
+    git(root, "init")
+    git(root, "add", "mine.py")
+    git(root, "commit", "-m", "mine")
+    said = "\n".join((*CANARIES.values(), PLAIN, mark))
+    code.write_text("".join(f"{line}\n" for line in said.split("\n")))
+    secrets = {"HF_TOKEN": CANARIES["a token of the hub"], "CLINIC_DB_PASSWORD": PLAIN, "MEDLLM_TEST_LEAK": said}
+    done = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "tests" / "leaking_train.py"), *tiny_overrides, "trainer.eval_strategy=no"),
+            *("trainer.save_strategy=steps", "trainer.save_steps=1", "generation.sample_prompts=[Hello]", *more),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "MEDLLM_ROOT": str(root), **secrets},
+    )
+    assert done.returncode == 1 and mark in done.stderr, done.stderr
+    assert_silent(done.stdout + done.stderr)
+    code.unlink()
+    telling, kept = set(), [path for path in tmp_path.rglob("*") if path.is_file() and ".git" not in path.parts]
+    for path in kept:
+        content = path.read_bytes()
+        assert not [core for core in (*CORES, PLAIN) if core.encode() in content], path
+        telling |= {path.name} if mark.encode() in content else set()
+    assert telling >= {"traceback.txt", "result.json", "mlflow.db"} | names
+    assert {path.name for path in kept} >= {
+        "overrides.yaml",
+        "hydra.yaml",
+        "config.yaml",
+        "optimizer.pt",
+        "adapter_model.safetensors",
+    }
