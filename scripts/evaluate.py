@@ -9,7 +9,7 @@
     tracking=none                                  leave the run record alone
 
 One table of figures with 95 % intervals, paired by item; items.jsonl, results.json and report.html in <run>/evaluation/<suite>/,
-and in the run record. The same line goes on with an evaluation that was interrupted. Ends with the gate's decision:
+and the figures in the run record. The same line goes on with an evaluation that was interrupted. Ends with the gate's decision:
 
     exit code 0 ship, 3 don't ship, 4 not enough data; 1 failed, 2 the configuration is wrong, 130 interrupted
 """

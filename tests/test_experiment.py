@@ -77,7 +77,8 @@ def test_record_and_artifact_of_a_run(tiny_overrides: list[str], tmp_path: Path)
         assert run.data.tags[tag]
     assert len(run.inputs.dataset_inputs) == 2
     files = {file.path for file in client.list_artifacts(result.run_id)}
-    assert {"config.yaml", "loss.png", "samples.json", "label_proof.json"} <= files
+    assert {"config.yaml", "loss.png", "data_report.json", "label_proof.json"} <= files
+    assert not {"samples.json", "data_report.html"} & files  # they hold texts, see test_texts.py
     history = read_history(result.folder)
     assert {name: [step for step, _ in curve] for name, curve in history.items()} == {
         "train": [1, 2, 3, 4],

@@ -83,16 +83,19 @@ def _padded(lengths: NDArray[np.int64], batch_size: int) -> int:
     return int((np.maximum.reduceat(lengths, starts) * sizes).sum())
 
 
-def write_data_report(view: DataView, folder: Path) -> list[Path]:
-    """Writes `data_report.html` for people and `data_report.json` for programs, without the samples' text."""
+def write_data_report(view: DataView, folder: Path) -> tuple[Path, Path]:
+    """Writes `data_report.html`, which shows texts, and `data_report.json`, which holds numbers alone."""
     page, numbers = folder / "data_report.html", folder / DATA
     page.write_text(html_page(view), encoding="utf-8")
+    report = asdict(view.report)
+    for step in report["steps"]:
+        del step["examples"]
     summary = {
         "source": view.source,
         "fingerprint": view.fingerprint,
         "fates": view.fates,
         "batching": view.batching,
         "fill": view.fill,
-        "report": asdict(view.report),
+        "report": report,
     }
-    return [page, write_whole(numbers, json.dumps(summary, indent=2))]
+    return page, write_whole(numbers, json.dumps(summary, indent=2))

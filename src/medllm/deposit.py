@@ -29,8 +29,9 @@ from medllm.training.trainer import MedTrainer
 def record_data(datasets: Datasets, conf: RunConf, renderer: Renderer, folder: Path, record: Record) -> None:
     """What was trained on: the report, and where it came from."""
     batch_size = conf.trainer.per_device_train_batch_size
-    for path in write_data_report(data_view(datasets, conf.data, renderer, batch_size, conf.seed), folder):
-        record.log_artifact(path)
+    page, numbers = write_data_report(data_view(datasets, conf.data, renderer, batch_size, conf.seed), folder)
+    record.log_texts(page)
+    record.log_artifact(numbers)
     places = [str(source.path or source.dataset) for source in sources_of(conf.data).values()]
     source, name = ", ".join(places), "+".join(Path(place).stem or place for place in places)
     for context, side in (("training", datasets.train), ("evaluation", datasets.eval)):

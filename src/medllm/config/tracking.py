@@ -27,11 +27,14 @@ class MlflowConf(TrackingConf):
         experiment_name: Created where it does not exist.
         artifact_location: Where a new experiment keeps its files: an absolute folder or an address such as `s3://...`.
             Null leaves it to a server, and puts it beside a local database, in `mlruns/`.
+        log_texts: Whether the record gets files with texts of patients or of models, too: samples of data, sample answers, items
+            of an evaluation. In the run's folder they are in any case.
     """
 
     tracking_uri: str = "sqlite:///${medllm.root:}/mlflow.db"
     experiment_name: str = "medllm"
     artifact_location: str | None = None
+    log_texts: bool = False
 
     def faults(self) -> list[Fault]:
         """A relative folder would depend on where a command was typed."""

@@ -25,6 +25,9 @@ ROLE_NAMES = {
     "doctor": "assistant",
 }
 
+# Longer than any column's.
+LONGEST_NAME = 40
+
 # Columns by their usual names, the first ones found: the reference data set, the instruction format, pairs.
 PAIRS = (
     ColumnsConf(patient="Patient", doctor="Doctor"),
@@ -86,14 +89,14 @@ def match_columns(columns: ColumnsConf, present: list[str], log: ReadingLog) -> 
         given = {**_usual(PAIRS, spelled), **_usual(CHATS, spelled), **given}
         if not given.keys() & {"patient", "messages"}:
             raise DataError(
-                f"data.columns: none of the usual names among {', '.join(present)}\n"
+                f"data.columns: none of the usual names among {_told(present)}\n"
                 "    fix: data.columns.patient=<column> data.columns.doctor=<column>, or data.columns.messages=<a column in "
                 "chat format>"
             )
     for name, value in given.items():
         if value.strip().lower() not in spelled:
             raise DataError(
-                f"data.columns.{name}={value}: no such column\n    allowed: {', '.join(present)}\n"
+                f"data.columns.{name}={value}: no such column\n    allowed: {_told(present)}\n"
                 f"    fix: data.columns.{name}=<one of them>"
                 + (", or data.columns.messages=<a column in chat format>" if name in ("patient", "doctor") else "")
             )
@@ -101,6 +104,12 @@ def match_columns(columns: ColumnsConf, present: list[str], log: ReadingLog) -> 
         if given[name] != value:
             log.note(f"column {given[name]!r} read as {value}")
     return ColumnsConf(**dict.fromkeys(NAMES) | given, roles=columns.roles)
+
+
+def _told(present: list[str]) -> str:
+    """Names of columns; of what is rather the first row of a file without a header, a patient's words, only its length."""
+    named = [name if len(name) <= LONGEST_NAME else f"a text of {len(name)} characters" for name in present]
+    return ", ".join(named) + ("" if named == present else " (does the first line name the columns?)")
 
 
 def _usual(layouts: tuple[ColumnsConf, ...], spelled: dict[str, str]) -> dict[str, str]:

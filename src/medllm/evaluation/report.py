@@ -1,4 +1,4 @@
-"""What an evaluation leaves: `results.json`, `report.html`, and the same in the record of the artifact's run."""
+"""What an evaluation leaves: `results.json`, `report.html`, and in the record of the artifact's run the figures."""
 
 import json
 from pathlib import Path
@@ -97,5 +97,6 @@ def record_report(evaluation: Evaluation, record: Record) -> None:
     record.log_metrics(figures, 0)
     tags = {f"evaluate.{name}.gate": evaluation.decision.verdict.value}
     record.set_tags({**tags, f"evaluate.{name}.limited": str(evaluation.limited).lower()})
-    for file in (RESULTS, PAGE, ITEMS):
-        record.log_artifact(evaluation.folder / file, f"evaluation/{name}")
+    record.log_artifact(evaluation.folder / RESULTS, f"evaluation/{name}")
+    for file in (PAGE, ITEMS):
+        record.log_texts(evaluation.folder / file, f"evaluation/{name}")

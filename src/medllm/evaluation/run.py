@@ -13,7 +13,7 @@ from medllm.config.compose import resolved
 from medllm.config.evaluation import EvaluateConf, EvaluationConf
 from medllm.config.guard import GuardConf, RedFlagGuardConf
 from medllm.config.store import rooted
-from medllm.config.tracking import NoTrackingConf
+from medllm.config.tracking import MlflowConf, NoTrackingConf
 from medllm.console import console, say
 from medllm.evaluation.figures import Measured, measure
 from medllm.evaluation.gate import Decision, decide, rule_faults
@@ -134,9 +134,12 @@ def evaluate(conf: EvaluateConf) -> tuple[Evaluation, Record]:
         decision=decide(conf.evaluation.gate, measured, limits=conf.evaluation.limits()),
         lexicons=validities(lexicons),
     )
-    run = loaded.artifact
-    off = isinstance(conf.tracking, NoTrackingConf)
-    return evaluation, Record() if off else find_record(run.conf.tracking, run.manifest["run_id"])
+    run, tracking = loaded.artifact, loaded.artifact.conf.tracking
+    if isinstance(conf.tracking, NoTrackingConf):
+        return evaluation, Record()
+    if isinstance(conf.tracking, MlflowConf) and isinstance(tracking, MlflowConf):  # who evaluates decides about texts
+        tracking = replace(tracking, log_texts=conf.tracking.log_texts)
+    return evaluation, find_record(tracking, run.manifest["run_id"])
 
 
 def settings(conf: EvaluationConf, suite: str) -> dict[str, Any]:

@@ -28,15 +28,15 @@ class Samples:
     by_step: dict[int, list[Answer]] = field(default_factory=dict)
 
     def take(self, model: Any, step: int) -> list[Answer]:
-        """The answers of the model at a step, generated at the first call and added to the run record."""
+        """The answers of the model at a step, generated at the first call and added to `samples.json`."""
         if step not in self.by_step:
             self.put(sample_answers(model, self.renderer, self.conf.generation), step)
         return self.by_step[step]
 
     def put(self, answers: list[Answer], step: int) -> None:
-        """Adds answers that are known already to the run record."""
+        """Adds answers that are known already."""
         if step not in self.by_step:
             self.by_step[step] = answers
             path = self.folder / "samples.json"
             write_json(path, {f"step {s}": [asdict(a) for a in answers] for s, answers in self.by_step.items()})
-            self.record.log_artifact(path)
+            self.record.log_texts(path)

@@ -32,6 +32,8 @@ from medllm.tracking.names import legal_names, legal_value
 from medllm.tracking.record import Opening, Record
 from medllm.tracking.spool import Entry, NotDeliveredError, Spool, describe, read_entries, replay
 
+logger = logging.getLogger(__name__)
+
 # A call ends within 8 seconds where a server hangs, and at once where it is gone, instead of MLflow's four minutes and more.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
@@ -49,11 +51,14 @@ class MlflowRecord(Record):
     Args:
         run_id: Of the run.
         take: Brings one entry on its way: into a spool, or to the store at once.
+        takes_texts: Whether patients' and models' texts may go there.
         flush: Waits for what is on its way.
     """
 
-    def __init__(self, run_id: str, take: Callable[[Entry], None], flush: Callable[[], Any] = lambda: None):
-        self.id = run_id
+    def __init__(
+        self, run_id: str, take: Callable[[Entry], None], takes_texts: bool, flush: Callable[[], Any] = lambda: None
+    ):
+        self.id, self.takes_texts = run_id, takes_texts
         self._take, self._flush = take, flush
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
@@ -66,6 +71,13 @@ class MlflowRecord(Record):
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Copies a file into the store, as it is when its turn comes."""
         self._take({"kind": "file", "path": str(path.absolute()), "folder": folder})
+
+    def log_texts(self, path: Path, folder: str = "") -> None:
+        """Copies it into the store, or says that it stays where it is."""
+        if self.takes_texts:
+            self.log_artifact(path, folder)
+        else:
+            logger.info("%s holds texts and stays in the run's folder (tracking.log_texts=false)", path.name)
 
     def set_tags(self, tags: dict[str, str]) -> None:
         """Short texts."""
@@ -168,7 +180,7 @@ def open_mlflow_record(conf: MlflowConf, opening: Opening, folder: Path) -> Iter
         run_id = known or client.create_run(experiment_id, run_name=opening.name, tags=tags).info.run_id
     head = {"tracking_uri": conf.tracking_uri, "run_id": run_id}
     spool = Spool(folder / UNSENT, head, Delivery(client, run_id, again=bool(known)), conf.tracking_uri)
-    record = MlflowRecord(run_id, spool.append, spool.flush)
+    record = MlflowRecord(run_id, spool.append, conf.log_texts, spool.flush)
     status = "FAILED"
     try:
         with told(conf):
@@ -212,7 +224,7 @@ def find_mlflow_record(conf: MlflowConf, run_id: str) -> MlflowRecord | None:
         if reason:
             console.print(f"tracking: {describe(entry)} not recorded: {reason}")
 
-    return MlflowRecord(run_id, take)
+    return MlflowRecord(run_id, take, conf.log_texts)
 
 
 def tag_of(conf: MlflowConf, run_id: str, name: str) -> str:

@@ -18,7 +18,10 @@ class Record:
         """Named numbers at an optimizer step."""
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        """A file."""
+        """A file of settings, numbers or pictures."""
+
+    def log_texts(self, path: Path, folder: str = "") -> None:
+        """A file that holds what patients or models said: kept only where `tracking.log_texts` allows it."""
 
     def set_tags(self, tags: dict[str, str]) -> None:
         """Short texts that may change later."""

@@ -74,7 +74,7 @@ class EvaluateConf(Conf):
         guard: What the third side stands behind.
         lexicon: What is looked for in answers, by name.
         tracking: Where the id of a run record is looked up. Results go to the record of the artifact's own run; `none` keeps
-            them out of it.
+            them out of it, and `log_texts` decides whether items and page go there.
     """
 
     artifact: str = MISSING
