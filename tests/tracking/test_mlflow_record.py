@@ -122,29 +122,45 @@ def test_non_finite_numbers_are_left_out(tmp_path: Path) -> None:
     assert runs(tmp_path)[0].data.metrics == {"c": 1.0}
 
 
-def _first_user(folder: str, number: int) -> None:
-    run = Path(folder) / f"run {number}"
-    with open_record(store(Path(folder)), Opening(run.name, {"number": number}), run) as record:
-        for step in range(5):
-            record.log_metrics({"train/loss": step}, step)
+def _first_users(folder: str, number: int, repeats: int, steps: int, together: Any) -> None:
+    """One of several processes that open the same database in the same moment, again and again another one."""
+    for repeat in range(repeats):
+        home = Path(folder) / str(repeat)
+        together.wait(200)
+        with open_record(store(home), Opening(f"run {number}", {"number": number}), home / str(number)) as record:
+            for step in range(steps):
+                record.log_metrics({"train/loss": step}, step)
 
 
-@pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("fresh_database")
-def test_a_fresh_database_survives_simultaneous_first_users(tmp_path: Path) -> None:
-    """Four processes open a database that does not exist yet; all their runs are there and whole."""
-    context = multiprocessing.get_context("spawn")
-    users = [context.Process(target=_first_user, args=(str(tmp_path), number)) for number in range(4)]
-    for user in users:
-        user.start()
-    for user in users:
-        user.join(120)
-    assert [user.exitcode for user in users] == [0] * 4
-    found = runs(tmp_path)
-    assert sorted(run.data.params["number"] for run in found) == ["0", "1", "2", "3"]
-    assert {run.info.status for run in found} == {"FINISHED"}
-    with sqlite3.connect(tmp_path / "mlflow.db") as database:
-        assert database.execute("select count(*) from metrics").fetchone() == (20,)
+@pytest.mark.parametrize(("users", "repeats", "steps"), [(3, 1, 100), pytest.param(8, 20, 100, marks=pytest.mark.slow)])
+def test_a_fresh_database_survives_simultaneous_first_users(
+    tmp_path: Path, users: int, repeats: int, steps: int
+) -> None:
+    """Processes open a database that does not exist yet, as one: one experiment, and all their runs are there and whole."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "mlflow.store.tracking.sqlalchemy_store"])  # once instead of in each
+    together = context.Barrier(users)
+    processes = [
+        context.Process(target=_first_users, args=(str(tmp_path), number, repeats, steps, together))
+        for number in range(users)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(390)
+    assert [process.exitcode for process in processes] == [0] * users
+    for repeat in range(repeats):
+        found = runs(tmp_path / str(repeat))
+        assert sorted(run.data.params["number"] for run in found) == [str(number) for number in range(users)]
+        assert {run.info.status for run in found} == {"FINISHED"}
+        with sqlite3.connect(tmp_path / str(repeat) / "mlflow.db") as database:
+            counts = database.execute(
+                "select count(*), count(distinct run_uuid || ' ' || step) from metrics"
+            ).fetchone()
+            named = database.execute("select count(*) from experiments where name = 'test'").fetchone()
+        assert counts == (users * steps, users * steps) and named == (1,)
 
 
 def _killed(folder: str, place: str) -> None:
