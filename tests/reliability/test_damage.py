@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medllm.models.base import build_tokenizer
-from medllm.training.checkpoint import MANIFEST, fault, newest_valid
+from medllm.training.checkpoint import MANIFEST, fault, newest_valid, seal
 from tests.training.runs import tiny_run, trainer_of
 
 
@@ -54,8 +54,10 @@ def test_every_damage_to_every_file(saved: Path, capsys: pytest.CaptureFixture[s
             assert (newest / name).is_file() == (damage != "missing")
             assert newest_valid(saved) == saved / "checkpoint-1", (name, damage)
             said = capsys.readouterr().err
-            assert f"checkpoint-2 {'is not complete' if (name, damage) == (MANIFEST, 'missing') else ''}" in said
-            assert name in said, (name, damage)
+            reason = "lacks" if damage == "missing" else "has a damaged"
+            if (name, damage) == (MANIFEST, "missing"):
+                reason = "is not complete: it has no"
+            assert said == f"checkpoint-2 {reason} {name}; going back to an earlier one\n"
             (newest / name).write_bytes(content)
             cells += 1
     assert cells == 5 * len(names) > 50
@@ -63,16 +65,15 @@ def test_every_damage_to_every_file(saved: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_every_bit_of_a_manifest(saved: Path, tmp_path: Path) -> None:
-    """Whichever is flipped, nobody takes the checkpoint for whole."""
+    """Whichever is flipped, it is the manifest that is damaged."""
     folder = tmp_path / "checkpoint-1"
     folder.mkdir()
     shutil.copy(saved / "checkpoint-1" / "scheduler.pt", folder)
-    files = json.loads((saved / "checkpoint-1" / MANIFEST).read_text())["files"]
-    content = json.dumps({"files": {"scheduler.pt": files["scheduler.pt"]}}, indent=2).encode()
-    (folder / MANIFEST).write_bytes(content)
+    seal(folder)
+    content = (folder / MANIFEST).read_bytes()
     assert fault(folder) == ""
-    for place in range(8 * len(content)):
+    for place in range(0, 8 * len(content), 3):
         damaged = bytearray(content)
         damaged[place // 8] ^= 1 << place % 8
         (folder / MANIFEST).write_bytes(damaged)
-        assert fault(folder), bytes(damaged)
+        assert fault(folder) == f"has a damaged {MANIFEST}", bytes(damaged)

@@ -71,8 +71,8 @@ def steps(saves: Saves) -> list[str]:
     return [path.name for path in found]
 
 
-# Every operation; by default one in six.
-EVERY = [6, pytest.param(1, marks=pytest.mark.slow)]
+# Every operation; by default one in twelve.
+EVERY = [12, pytest.param(1, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("every", EVERY)

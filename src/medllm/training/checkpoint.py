@@ -73,11 +73,16 @@ def seal(checkpoint: Path) -> None:
             files[str(path.relative_to(checkpoint))] = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
     with (checkpoint / MANIFEST).open("w", encoding="utf-8") as out:
-        out.write(json.dumps({"files": files}, indent=2))
+        out.write(json.dumps({"files": files, "sha256": _digest(files)}, indent=2))
         out.flush()
         os.fsync(out.fileno())
     for folder in (*(path for path in checkpoint.rglob("*") if path.is_dir()), checkpoint):
         _sync_folder(folder)
+
+
+def _digest(files: dict[str, str]) -> str:
+    """Of the manifest's own content: or its damage would be told of a file that is whole."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -93,17 +98,20 @@ def _sync_folder(folder: Path) -> None:
 def fault(checkpoint: Path) -> str:
     """Why a checkpoint cannot be resumed from; empty if it can."""
     try:
-        files = dict(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"].items())
+        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        files, digest = dict(manifest["files"].items()), manifest["sha256"]
     except FileNotFoundError:
         return f"is not complete: it has no {MANIFEST}"
     except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or of another shape
         return f"has a damaged {MANIFEST}"
-    for name, digest in files.items():
+    if digest != _digest(files):
+        return f"has a damaged {MANIFEST}"
+    for name, expected in files.items():
         path = checkpoint / name
         if not path.is_file():
             return f"lacks {name}"
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
                 return f"has a damaged {name}"
     return ""
 
