@@ -40,7 +40,7 @@ def test_a_point_that_cannot_fit_is_refused(tiny_overrides: list[str]) -> None:
         "trainer.per_device_train_batch_size=8: needs about 24.0 GiB at its peak\n"
         "    allowed: at most the 10.0 GiB of this machine\n"
         "    fix: trainer.per_device_train_batch_size=1 trainer.gradient_accumulation_steps=8, "
-        "quantization=nf4_double, a data.max_length below 256"
+        "quantization=nf4_double, a lora.r below 16, a data.max_length below 256, a smaller model"
     )
     assert memory_faults(asked, prices(3.0, 24.04), {"0"}) == []
     assert memory_faults(asked, prices(3.0, float("nan")), {"0", "1"}) == []
