@@ -3,16 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TOOLS := .venv-tools
+LOCKED := $(BIN)/python -m pip install --quiet --no-deps --require-hashes
 
 help:  ## Show this text
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-setup: $(STAMP)  ## Make .venv with the pinned versions of requirements.lock
+setup: $(STAMP)  ## Make .venv with the versions of requirements.lock, each file checked by its hash
 
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock requirements-cuda.lock requirements-cpu.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medllm needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(LOCKED) -r requirements-cpu.lock 2>/dev/null || true # torch's CPU build, where pip is offered it
+	$(LOCKED) -r requirements.lock
+	if $(BIN)/python -m pip show torch | grep -q '^Requires:.*nvidia'; then $(LOCKED) -r requirements-cuda.lock; fi
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@
 
@@ -43,7 +47,21 @@ format: setup  ## Format the code
 ui: setup  ## Open the run record at http://127.0.0.1:5000
 	$(BIN)/python scripts/ui.py $(ARGS)
 
-clean:  ## Remove the environment; keeps outputs, runs and the cache
-	rm -rf $(VENV)
+$(TOOLS)/.installed:
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet uv pip-audit cyclonedx-bom
+	touch $@
 
-.PHONY: help setup demo test test-slow bench-gpu bench-cpu check format ui clean
+lock: $(TOOLS)/.installed  ## Write the lock files anew from pyproject.toml; ARGS="--upgrade" takes the newest
+	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" $(PYTHON) tools/lock.py $(ARGS)
+
+audit: $(TOOLS)/.installed  ## Look up known vulnerabilities of the locked versions
+	$(TOOLS)/bin/pip-audit --disable-pip --require-hashes -r requirements.lock -r requirements-cuda.lock
+
+sbom: $(TOOLS)/.installed  ## Write sbom.json, the locked versions with their hashes (CycloneDX)
+	$(TOOLS)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-file sbom.json requirements.lock
+
+clean:  ## Remove the environments; keeps outputs, runs and the cache
+	rm -rf $(VENV) $(TOOLS)
+
+.PHONY: help setup demo test test-slow bench-gpu bench-cpu check format ui lock audit sbom clean

@@ -1,0 +1,93 @@
+"""What `make setup` installs is what was locked: every requirement, every file by its hash, nothing of a known vulnerability."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+LOCK, CUDA, CPU = (ROOT / f"requirements{which}.lock" for which in ("", "-cuda", "-cpu"))
+HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
+
+# The first versions without the advisories of each: torch CVE-2025-32434 and CVE-2026-24747, transformers CVE-2026-1839, MLflow
+# GHSA-7qhf-v65m-g5f3, GHSA-46r5-x6jq-v8g6 and GHSA-fh64-r2vc-xvhr, gradio CVE-2026-49119, hydra GHSA-37p2-j732-x8pj.
+FLOORS = {"torch": "2.10", "transformers": "5", "mlflow": "3.11", "gradio": "6.16", "hydra-core": "1.3.8"}
+CEILINGS = {"omegaconf": "2.4", "hydra-core": "1.4"}
+# What a GPU machine may have instead of the locked versions.
+ELSEWHERE = {"torch": "2.11", "transformers": "5.17"}
+
+
+def pins(path: Path) -> list[tuple[Requirement, list[str]]]:
+    """Each entry of a lock file with its hashes; fails on a line that belongs to none."""
+    found: list[tuple[Requirement, list[str]]] = []
+    for line in path.read_text().splitlines():
+        if line.startswith("    "):
+            assert HASH.fullmatch(line.strip().removesuffix(" \\")), line
+            found[-1][1].append(line.strip().removesuffix(" \\"))
+        elif not line.startswith("#"):
+            found.append((Requirement(line.removesuffix(" \\")), []))
+    return found
+
+
+def locked() -> dict[str, list[Version]]:
+    """Versions by name; several where markers tell them apart."""
+    versions: dict[str, list[Version]] = {}
+    for requirement, _ in pins(LOCK):
+        (pin,) = requirement.specifier
+        versions.setdefault(canonicalize_name(requirement.name), []).append(Version(pin.version))
+    return versions
+
+
+def ranges() -> dict[str, Requirement]:
+    """What pyproject.toml asks for, extras included, by name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    stated = [
+        *project["dependencies"],
+        *(item for extra in project["optional-dependencies"].values() for item in extra),
+    ]
+    return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, stated)}
+
+
+@pytest.mark.parametrize("path", [LOCK, CUDA, CPU], ids=lambda path: path.name)
+def test_every_pin_has_its_hashes(path: Path) -> None:
+    """One exact version, at least one SHA-256, and no word of where it is downloaded from."""
+    entries = pins(path)
+    assert entries
+    for requirement, hashes in entries:
+        assert [pin.operator for pin in requirement.specifier] == ["=="] and not requirement.url
+        assert hashes and len(set(hashes)) == len(hashes), requirement
+    assert not re.search(r"://|--(extra-)?index|--find-links", path.read_text())
+
+
+def test_every_requirement_is_locked_within_its_range() -> None:
+    """Of the project and of all its extras."""
+    versions = locked()
+    for name, requirement in ranges().items():
+        assert versions.get(name), f"{name} is not in requirements.lock: make lock"
+        assert all(requirement.specifier.contains(version) for version in versions[name]), requirement
+
+
+def test_known_vulnerabilities_are_out_of_range() -> None:
+    """Neither the lock nor a range admits a version below a floor; a GPU machine's own versions are admitted."""
+    stated, versions = ranges(), locked()
+    for name, floor in FLOORS.items():
+        lowest = min(Version(pin.version) for pin in stated[name].specifier if pin.operator in (">=", "=="))
+        assert lowest >= Version(floor) and min(versions[name]) >= Version(floor), name
+    for name, ceiling in CEILINGS.items():
+        assert not stated[name].specifier.contains(ceiling) and max(versions[name]) < Version(ceiling), name
+    for name, version in ELSEWHERE.items():
+        assert stated[name].specifier.contains(version), name
+
+
+def test_only_torchs_builds_for_linux_are_apart() -> None:
+    """What its CUDA build needs, so that no other machine downloads it; and its CPU build, of the same version."""
+    apart = {canonicalize_name(requirement.name) for requirement, _ in pins(CUDA)}
+    assert apart and all(name.startswith(("nvidia-", "cuda-")) for name in apart)
+    assert not apart & locked().keys()
+    assert all("linux" in str(requirement.marker) for requirement, _ in pins(CUDA))
+    ((cpu, _),) = pins(CPU)
+    assert [str(pin) for pin in cpu.specifier] == [f"=={version}+cpu" for version in locked()["torch"]]
