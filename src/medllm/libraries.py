@@ -30,4 +30,6 @@ def prepare_libraries() -> None:
         os.environ.setdefault(name, KERNELS)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logging.setLogRecordFactory(RedactedRecord)
+    # With this package bitsandbytes and transformers run what they download from the hub; so it is not there for them.
+    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
     warnings.filterwarnings("ignore", category=FutureWarning)
