@@ -2,13 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from omegaconf import OmegaConf
 
 from medllm import foundation
-from medllm.artifact import load_artifact, sha256
+from medllm.artifact import load_artifact, resolved_yaml, sha256
 from medllm.config.compose import load_run_conf
 from medllm.config.plan import Point
 from medllm.config.run import RunConf
@@ -50,11 +52,21 @@ def test_every_method_trains_and_its_artifact_loads(option: str, tiny_overrides:
 
 
 def test_record_and_artifact_of_a_run(tiny_overrides: list[str], tmp_path: Path) -> None:
-    """Every leaf of the configuration, the metrics by step, lineage, files; what the manifest says is so."""
-    conf = conf_of(tiny_overrides, "lora.r=4", "trainer.eval_steps=2")
+    """Every leaf of the configuration, the metrics by step, lineage, files; what the manifest says is so. And no other run."""
+    long = f"Größe 身長 \U0001f600 = [x]@{{y}}: {'z' * 10_000}"
+    conf = conf_of(tiny_overrides, "lora.r=4", "trainer.eval_steps=2", "generation.sample_at_evaluation=true")
+    conf = replace(conf, generation=replace(conf.generation, system_prompt=long))
     result = run_training(conf, tmp_path / "run")
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     run = client.get_run(result.run_id)
+    everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
+    assert [one.info.run_id for one in client.search_runs(everywhere)] == [result.run_id]
+    assert run.data.params["generation.system_prompt"].startswith(long[:5000])
+    recorded = Path(client.download_artifacts(result.run_id, "config.yaml", str(tmp_path))).read_bytes()
+    assert (
+        recorded == resolved_yaml(conf).encode()
+        and long in OmegaConf.create(recorded.decode()).generation.system_prompt
+    )
     assert run.info.status == "FINISHED"
     assert (run.data.params["lora"], run.data.params["quantization"]) == ("lora", "none")
     assert (run.data.params["lora.r"], run.data.params["trainer.learning_rate"]) == ("4", "0.0002")

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+ROOT = Path(__file__).parents[2]
+
 
 def runs_of(folder: Path) -> tuple[Any, list[Any]]:
     """The parent run and its children."""
@@ -32,11 +34,11 @@ def sweep_overrides(tiny_overrides: list[str], folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_sweep_with_a_failing_point(tiny_overrides: list[str], tmp_path: Path) -> None:
-    """Four points, one failing, on a database that does not exist yet.
+    """Six points in one process, the second failing, on a database that does not exist yet.
 
     The others finish with their own numbers only, the failed one says why, the parent has table and page, exit code 1.
     """
-    line = [*sweep_overrides(tiny_overrides, tmp_path), "lora.r=2,4", "seed=65,66", "-m"]
+    line = [*sweep_overrides(tiny_overrides, tmp_path), "lora.r=4,2", "seed=65,66,67", "-m"]
     script = Path(__file__).with_name("faulty_train.py")
     done = subprocess.run(
         [sys.executable, str(script), *line],
@@ -47,22 +49,27 @@ def test_a_sweep_with_a_failing_point(tiny_overrides: list[str], tmp_path: Path)
     )
     assert done.returncode == 1, done.stderr
     parent, children = runs_of(tmp_path)
-    assert parent.info.status == "FAILED"
-    assert sorted(child.info.status for child in children) == ["FAILED", "FINISHED", "FINISHED", "FINISHED"]
+    assert parent.info.status == "FAILED" and parent.info.end_time
+    children = sorted(children, key=lambda child: child.info.start_time)
+    points = [(child.data.params["lora.r"], child.data.params["seed"]) for child in children]
+    assert points == [(rank, seed) for rank in "42" for seed in ("65", "66", "67")]
+    assert [child.info.status for child in children] == ["FINISHED", "FAILED", *["FINISHED"] * 4]
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     for child in children:
-        steps = [m.step for m in client.get_metric_history(child.info.run_id, "train/loss")]
-        assert steps == ([1, 2] if child.info.status == "FINISHED" else [])
+        history = client.get_metric_history(child.info.run_id, "train/loss")
+        left = json.loads((ROOT / child.data.tags["folder"] / "history.json").read_text()) if history else {"train": []}
+        assert [(m.step, m.value) for m in history] == [tuple(point) for point in left["train"]]
+        assert [m.step for m in history] == ([1, 2] if child.info.status == "FINISHED" else [])
         if child.info.status == "FAILED":
             assert "this point always fails" in child.data.tags["error"]
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"points.csv", "sweep.json", "comparison.html", "comparison"} <= files
     with (tmp_path / "sweep" / "points.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["status"] for row in rows] == ["FINISHED", "FINISHED", "FINISHED", "FAILED"]
-    losses = [float(row["held_out_loss"]) for row in rows[:3]]
+    assert [row["status"] for row in rows] == [*["FINISHED"] * 5, "FAILED"]
+    losses = [float(row["held_out_loss"]) for row in rows[:5]]
     assert losses == sorted(losses)
-    assert "1 of 4 points did not finish" in done.stderr
+    assert "1 of 6 points did not finish" in done.stderr
     assert "held-out loss" in done.stderr
 
 
