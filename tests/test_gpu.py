@@ -1,14 +1,19 @@
 """What only a CUDA device can show; run with `python -m pytest -m gpu`."""
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from medllm.config.compose import load_run_conf
 from medllm.config.plan import Point
 from medllm.config.run import RunConf
 from medllm.experiment import check, run_training
+from medllm.tracking.memory import device_memory_gib
+from medllm.training.trainer import MedTrainer
 
 pytestmark = pytest.mark.gpu
 
@@ -123,3 +128,52 @@ def test_the_fused_engine_takes_the_plain_paths_curve(quantization: str, tmp_pat
         curves.append([loss for _, loss in history["train"]])
     assert curves[0][-1] < curves[0][0]
     assert curves[1] == pytest.approx(curves[0], abs=0.05)
+
+
+@pytest.mark.parametrize("engine", ["plain", "fused"])
+def test_a_step_that_does_not_fit_begins_again(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With memory capped between the peaks of few and of many rows at once: the curve of the run that had few from the start.
+
+    The fused engine plans within what is free, so its memory is capped only once it has planned.
+    """
+    shape = ("model.num_hidden_layers=12", "data.max_length=2048", "trainer.max_steps=4", "trainer.logging_steps=1")
+    own = (*shape, "lora.lora_dropout=0", "quantization=none", f"trainer.engine={engine}", "trainer.eval_strategy=no")
+
+    def curve(rows: int, folder: str) -> tuple[list[float], float]:
+        size = (f"trainer.per_device_train_batch_size={rows}", f"trainer.gradient_accumulation_steps={8 // rows}")
+        result = run_training(conf(*own, *size), tmp_path / folder)
+        torch.cuda.empty_cache()
+        history = json.loads((tmp_path / folder / "history.json").read_text())
+        return [loss for _, loss in history["train"]], result.peak_memory_gib
+
+    def cap(gib: float) -> None:
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(min(gib / device_memory_gib("cuda"), 1.0))
+
+    few, least = curve(1, "few")
+    many, most = curve(8, "many")
+    assert many == pytest.approx(few, abs=0.05)
+    step = MedTrainer.training_step
+
+    def capped(self: MedTrainer, *arguments: Any, **more: Any) -> Any:
+        if self.state.global_step != 2 or self.size is None or self.size["below"] is not None:
+            return step(self, *arguments, **more)
+        used = torch.cuda.memory_allocated() / 2**30
+        cap(used + 0.02 if engine == "fused" else (least + most) / 2)
+        try:
+            return step(self, *arguments, **more)
+        finally:
+            if engine == "fused":
+                cap(math.inf)
+
+    monkeypatch.setattr(MedTrainer, "training_step", capped)
+    capsys.readouterr()
+    try:
+        found, _ = curve(8, "capped")
+    finally:
+        cap(math.inf)
+    assert "memory    step 3: CUDA out of memory" in capsys.readouterr().err
+    assert found == pytest.approx(few, abs=0.05)
+    assert found[:2] == pytest.approx(many[:2], abs=1e-3)

@@ -1,6 +1,7 @@
 """A run that was ended before its time goes on by the same line, as what it began as, and alone in its folder."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hydra.core.hydra_config import HydraConfig
 from mlflow import MlflowClient
 from omegaconf import open_dict
@@ -101,6 +103,35 @@ def test_the_same_line_goes_on(
     with pytest.raises(ConfigError, match="holds a run already"):
         typed(line, tmp_path / "killed")
     assert files(tmp_path / "killed") == before
+
+
+def test_it_goes_on_as_memory_allowed(line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after memory ran out, the same line is not refused for it, nor fails again; the record says what was done."""
+    line = [
+        *line,
+        "trainer.engine=plain",
+        "trainer.per_device_train_batch_size=2",
+        "trainer.gradient_accumulation_steps=1",
+    ]
+    compute, failed = MedTrainer.compute_loss, []
+
+    def full(self: Any, model: Any, inputs: Any, *arguments: Any, **more: Any) -> Any:
+        if self.state.global_step == 2 and len(inputs["labels"]) > 1:
+            failed.append(self.state.global_step)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return compute(self, model, inputs, *arguments, **more)
+
+    monkeypatch.setattr(MedTrainer, "compute_loss", full)
+    ended(line, tmp_path / "run", Killed(), monkeypatch)
+    newest = tmp_path / "run" / "checkpoints" / "checkpoint-4"
+    shutil.rmtree(newest)  # so that the step is taken once more
+    typed(line, tmp_path / "run")
+    assert failed == [2]
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("medllm").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["memory.retries"] == "step 3: CUDA out of memory: 1 x 2 rows become 2 x 1 row"
+    assert run.data.params["trainer.per_device_train_batch_size"] == "2"  # as it was written
 
 
 def test_another_run_does_not_go_on(line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from tests.training.runs import datasets_of, model_of, tiny_run, weights
 
 LINE = (
     "trainer.engine=plain",
-    "trainer.max_steps=7",
+    "trainer.max_steps=4",
     "trainer.eval_strategy=no",
     "data.max_length=96",
     "data.eval_fraction=0.1",
@@ -116,7 +116,8 @@ def test_a_later_step_again_is_a_run_resumed_smaller(
 
     Losses are those of the run that had memory, but for rounding, and for the dropout of other micro-batches.
     """
-    more = (f"data.batching={batching}", f"lora.lora_dropout={0.1 if step == 'epoch' else 0}")
+    more = (f"data.batching={batching}", "trainer.max_steps=7" if step == "epoch" else "trainer.max_steps=4")
+    more += (f"lora.lora_dropout={0.1 if step == 'epoch' else 0}",)
     large, small = sized(dialogues, 4, 1, *more), sized(dialogues, 2, 2, *more)
     undisturbed = trained(sized(dialogues, 4, 1, *more, *SAVING), tmp_path / "whole")
     if step == "epoch":
@@ -137,7 +138,7 @@ def test_a_later_step_again_is_a_run_resumed_smaller(
 
 def test_a_resumed_run_does_not_fail_again(dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints know the size; a run whose steps take other numbers of rows begins with its own."""
-    conf = sized(dialogues, 4, 1, "trainer.max_steps=4", *SAVING)
+    conf = sized(dialogues, 4, 1, *SAVING)
     failed = full(
         monkeypatch, lambda trainer, rows: rows <= 2 or trainer.state.global_step < 2, torch.OutOfMemoryError(ERROR)
     )
@@ -151,6 +152,7 @@ def test_a_resumed_run_does_not_fail_again(dialogues: Path, tmp_path: Path, monk
     assert (other.per_device_train_batch_size, other.gradient_accumulation_steps) == (4, 2)
 
 
+@pytest.mark.slow
 def test_at_one_row_layers_are_recomputed(dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run is then that of `trainer.gradient_checkpointing=true`; where its user wrote `false`, it ends."""
     few = ("trainer.max_steps=3",)
@@ -193,7 +195,7 @@ def test_the_fused_engine_plans_again(dialogues: Path, tmp_path: Path, monkeypat
 
     Gradients of half a step, in the engine's memory, are gone with it.
     """
-    conf = sized(dialogues, 1, 4, "trainer.engine=fused", "trainer.max_steps=4", *SAVING)
+    conf = sized(dialogues, 1, 4, "trainer.engine=fused", *SAVING)
     whole = trained(conf, tmp_path / "whole")
     assert whole.engine is not None
     first = whole.engine.plan

@@ -374,9 +374,6 @@ class MedTrainer(Trainer):
             size: What goes on from there is to compute at once.
         """
         self.model.zero_grad(set_to_none=True)
-        self._sums.zero_()
-        self._losses.clear()
-        self._ahead = None
         self._beginning.restore()
         self.size, self.state.train_batch_size = size, size["per_device_train_batch_size"]
         self._save_checkpoint(self.model, None)
