@@ -78,6 +78,15 @@ def test_every_canary_is_known_and_taken_out(password: None) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["GPG_PASSPHRASE", "MYSQL_PWD", "AWS_SECRET_ACCESS_KEY", "openai_api_key", "GITHUB_TOKEN_2"]
+)
+def test_values_are_known_by_the_names_of_their_variables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they have no form of their own, also inside other text."""
+    monkeypatch.setenv(name, f" {PLAIN}\n")
+    assert redacted(f"x{PLAIN}y") == f"x[{name}]y" and secrets_in(PLAIN) == [f"the value of {name}"]
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "sqlite:////home/nurse/mlflow.db",

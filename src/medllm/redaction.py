@@ -34,7 +34,7 @@ SECRETS = {
 }
 
 # By name of an environment variable: what it holds is secret, unless the name says that it is a place or a tokenizer's.
-SECRET_NAME = re.compile(r"TOKEN(?!IZ)|SECRET|PASSW|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY", re.I)
+SECRET_NAME = re.compile(r"TOKEN(?!IZ)|SECRET|PASS(W|PHRASE)|_PWD$|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY", re.I)
 PLACE_NAME = re.compile(r"_(PATH|FILE|DIR|FOLDER)$", re.I)
 
 # Shorter values, and words and numbers below the second, stand in any text.
