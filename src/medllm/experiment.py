@@ -49,7 +49,7 @@ from medllm.training.callbacks import (
     StepTimer,
     StopOnRequest,
 )
-from medllm.training.checkpoint import checkpoints, clear_staging, fault, newest_valid
+from medllm.training.checkpoint import checkpoints, fault, newest_valid, recover
 from medllm.training.engine import build_engine, engine_faults
 from medllm.training.metrics import EvalMetrics
 from medllm.training.retry import train
@@ -59,6 +59,9 @@ if TYPE_CHECKING:
     from medllm.evaluation.training import TrainingSuites
 
 Thing = TypeVar("Thing")
+
+# What is said to a request that comes when all is computed.
+FINISHING = "the artifact is being written, which ends the run"
 
 
 def check(points: Sequence[Point]) -> None:
@@ -154,7 +157,7 @@ def _checkpoint(conf: RunConf, folder: Path) -> str | None:
     """What a run goes on from, of all ranks: the newest complete one of its own, or else what it was told to begin with."""
 
     def find() -> tuple[str | None, str]:
-        clear_staging(folder)
+        recover(folder)
         own, given = newest_valid(folder), conf.trainer.resume_from_checkpoint
         if own is not None:
             say("resume", str(own))
@@ -242,9 +245,10 @@ def _run(
             trainer.keep()
             _stop(folder, is_point=is_point)
 
-    record_curves(trainer, before, conf, folder, record)
-    if trainer.eval_losses is not None:
-        record.log_artifact(trainer.eval_losses.save(folder))
+    with stop.deferred(FINISHING):
+        record_curves(trainer, before, conf, folder, record)
+        if trainer.eval_losses is not None:
+            record.log_artifact(trainer.eval_losses.save(folder))
 
     def rate(count: torch.Tensor) -> float:
         return int(count) / trainer.train_seconds if trainer.train_seconds else math.nan
@@ -272,7 +276,7 @@ def _run(
         aim=conf.trainer.objective,
         aim_sign=-1 if conf.trainer.objective_better is Direction.higher else 1,
     )
-    with stop.deferred("the artifact is being written, which ends the run"):
+    with stop.deferred(FINISHING):
         whole = trainer.gather_weights(getattr(torch, conf.model.dtype.value))
         if ranks.is_main():
             save_model(model, result.artifact, initial, whole)

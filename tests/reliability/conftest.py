@@ -1,5 +1,6 @@
 """The tiny run that is ended again and again, and its undisturbed twin."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,10 +20,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
 
 
 @pytest.fixture(scope="module")
-def line(dialogues: Path) -> Line:
+def line(dialogues: Path, empty_database: Path) -> Line:
     """The line of a tiny run: dropout, two micro-batches a step, 12 steps in two epochs, a checkpoint at each."""
 
     def typed(folder: Path, *more: str) -> list[str]:
+        if not folder.exists():
+            shutil.copy(empty_database, f"{folder}.db")
         own = ["model=tiny_random", "quantization=none", "data=local", f"data.path={dialogues}", "data.max_length=128"]
         own += [
             "trainer=cpu",

@@ -11,7 +11,7 @@ import pytest
 
 from medllm.errors import StorageError
 from medllm.storage import explained_storage
-from medllm.training.checkpoint import STAGING, checkpoints, fault, newest_valid
+from medllm.training.checkpoint import STAGING, checkpoints, fault, newest_valid, recover
 from medllm.training.trainer import MedTrainer
 from tests.reliability.killer import Operations, actions, meet_the_disk
 from tests.training.runs import tiny_run, trainer_of
@@ -89,7 +89,11 @@ def test_killed_at_any_operation(every: int, saves: Saves) -> None:
             saves.save()
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        assert checkpoints(saves.folder), "a moment without any"
         after.append(steps(saves))
+        recover(saves.folder)
+        assert not (saves.folder / STAGING).exists()
+        assert steps(saves)[-1] in ("checkpoint-2", after[-1][-1])
         if number % (10 * every) == 1:
             saves.operations.at = 0
             saves.save()

@@ -30,11 +30,14 @@ def trainer(conf: Any, folder: Path) -> Traced:
     return made
 
 
-@pytest.mark.parametrize("place", ["evaluation", pytest.param("save", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("place", ["step", "evaluation", pytest.param("save", marks=pytest.mark.slow)])
 def test_no_step_follows_the_request(
     place: str, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Asked in an evaluation, that ends at its next batch and is made anew at the resume; asked in a save, that is the last."""
+    """Asked in the step before an evaluation, it is left out; in one, it ends at its next batch; in a save, after it.
+
+    An evaluation that was not made, or not to its end, is what the resume begins with.
+    """
     own = ("trainer.max_steps=4", "trainer.save_strategy=steps", "trainer.save_steps=3", "trainer.eval_steps=2")
     own += ("data.eval_fraction=0.4", "data.max_length=128", "lora.lora_dropout=0.1", "trainer.engine=plain")
     conf = tiny_run(dialogues, *own)
@@ -47,18 +50,20 @@ def test_no_step_follows_the_request(
     def ask(function: Any) -> Any:
         def asking(*arguments: Any, **more: Any) -> Any:
             nonlocal batches
-            batches += 1
-            monkeypatch.setattr(stop, "signum", signal.SIGTERM)
+            if first.state.global_step > 0:
+                batches += 1
+                monkeypatch.setattr(stop, "signum", signal.SIGTERM)
             return function(*arguments, **more)
 
         return asking
 
     first = trainer(conf, tmp_path / "parts").begin("", parts)
     with monkeypatch.context() as patched:
-        owner, name = (metrics, "token_losses") if place == "evaluation" else (Traced, "_complete")
+        places = {"step": "_end_batch", "save": "_complete"}
+        owner, name = (metrics, "token_losses") if place == "evaluation" else (Traced, places[place])
         patched.setattr(owner, name, ask(getattr(owner, name)))
         first.train()
-    step = 2 if place == "evaluation" else 3
+    step = 3 if place == "save" else 2
     assert first.state.global_step == step
     assert batches == 1
     assert [path.name for path in checkpoints(tmp_path / "parts")] == [f"checkpoint-{step}"]

@@ -18,7 +18,9 @@ from medllm.training.checkpoint import (
     empty_staging,
     fault,
     newest_valid,
+    recover,
     rotate,
+    seal,
 )
 from tests.training.runs import tiny_run, trainer_of
 
@@ -164,6 +166,28 @@ def test_a_checkpoint_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     files = [f"{inside}/shards/0", f"{inside}/{MANIFEST}"]
     assert synced == [*files, f"{inside}/shards", inside, ". renamed"]
     assert fault(place) == ""
+
+
+def test_what_was_sealed_is_not_lost(tmp_path: Path) -> None:
+    """Killed between the seal and the rename, also in place of a damaged one; what was not sealed goes."""
+    for step in (1, 2):
+        empty_staging(tmp_path)
+        staged = tmp_path / STAGING / f"checkpoint-{step}"
+        staged.mkdir()
+        (staged / "weights").write_text("old")
+        commit(staged)
+    (tmp_path / "checkpoint-2" / "weights").write_text("damaged")
+    empty_staging(tmp_path)
+    for step in (2, 3, 4):
+        staged = tmp_path / STAGING / f"checkpoint-{step}"
+        staged.mkdir()
+        (staged / "weights").write_text("new")
+        if step < 4:
+            seal(staged)
+    recover(tmp_path)
+    assert not (tmp_path / STAGING).exists()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+    assert [(path / "weights").read_text() for path in checkpoints(tmp_path)] == ["old", "new", "new"]
 
 
 def test_a_checkpoint_that_will_not_go(

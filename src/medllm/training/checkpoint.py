@@ -6,7 +6,7 @@
 transformers writes into the staging folder. There a checkpoint is sealed: `manifest.json`, the last file to be written, holds the
 SHA-256 of all others, and everything is on the disk. One rename then puts it in its place, and only after that an old one goes.
 What died on the way is in the staging folder; a checkpoint in its place whose files differ from the seal is damaged. Neither is
-ever resumed from.
+ever resumed from, but what was sealed before it died.
 """
 
 import contextlib
@@ -46,6 +46,15 @@ def clear_staging(folder: Path) -> None:
     shutil.rmtree(folder / STAGING, ignore_errors=True)
 
 
+def recover(folder: Path) -> None:
+    """Where a process died: a checkpoint that was whole and not yet in its place goes there, the rest goes away."""
+    for staged in checkpoints(folder / STAGING):
+        place = folder / staged.name
+        if not fault(staged) and (not place.exists() or fault(place)):
+            _place(staged, place)
+    clear_staging(folder)
+
+
 def commit(staged: Path) -> Path:
     """Declares a staged checkpoint complete, and puts it in its place.
 
@@ -56,13 +65,17 @@ def commit(staged: Path) -> Path:
         Its place.
     """
     seal(staged)
-    folder = staged.parent.parent
-    place = folder / staged.name
-    if place.exists():  # a damaged one, which was passed over at the resume
+    place = staged.parent.parent / staged.name
+    _place(staged, place)
+    return place
+
+
+def _place(staged: Path, place: Path) -> None:
+    """Renames a sealed checkpoint; what stands there was damaged and passed over, or was of another size."""
+    if place.exists():
         discard(place)
     staged.replace(place)
-    _sync_folder(folder)
-    return place
+    _sync_folder(place.parent)
 
 
 def seal(checkpoint: Path) -> None:

@@ -376,6 +376,7 @@ class MedTrainer(Trainer):
         self.model.zero_grad(set_to_none=True)
         self._beginning.restore()
         self.size, self.state.train_batch_size = size, size["per_device_train_batch_size"]
+        self._saved = -1  # also where the step has a checkpoint, which is of another size
         self._save_checkpoint(self.model, None)
         if self.neftune_noise_alpha is not None:
             deactivate_neftune(self.model, self.neftune_hook_handle, self.accelerator)
