@@ -29,6 +29,9 @@ test: setup  ## Run the default tests (under 8 minutes on 2 cores)
 test-slow: setup  ## Run the slow tests: the bundled model, whole runs, whole sweeps
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
+chaos: setup  ## Kill, freeze, starve and cut off a small sweep at random, for 5 minutes; ARGS="--minutes 480" for a night
+	$(BIN)/python -m tests.reliability.chaos $(ARGS)
+
 bench-gpu: setup  ## Training speed on a GPU machine; ARGS="--peers FOLDER" and others are passed on
 	$(BIN)/python -m benchmarks.gpu_train $(ARGS)
 
@@ -64,4 +67,4 @@ sbom: $(TOOLS)/.installed  ## Write sbom.json, the locked versions with their ha
 clean:  ## Remove the environments; keeps outputs, runs and the cache
 	rm -rf $(VENV) $(TOOLS)
 
-.PHONY: help setup demo test test-slow bench-gpu bench-cpu check format ui lock audit sbom clean
+.PHONY: help setup demo test test-slow chaos bench-gpu bench-cpu check format ui lock audit sbom clean
