@@ -1,4 +1,4 @@
-"""train.py whose libraries say what they should not: at the third step they log `MEDLLM_TEST_LEAK` and fail with it.
+"""train.py whose libraries say what they should not: at the second step they log `MEDLLM_TEST_LEAK` and fail with it.
 
 An exception caused by another, logged with its traceback, warned of and raised: every way by which a text of others gets into a
 run's folder, its record, or onto the terminal.
@@ -24,7 +24,7 @@ def install() -> None:
     step = MedTrainer.training_step
 
     def leaking(self: Any, *arguments: Any, **more: Any) -> Any:
-        if self.state.global_step < 2:
+        if self.state.global_step < 1:
             return step(self, *arguments, **more)
         said = os.environ["MEDLLM_TEST_LEAK"]
         library = logging.getLogger("some.library")
