@@ -10,7 +10,7 @@ from medllm.config.model import AttnImplementation, ModelConf, PretrainedModelCo
 from medllm.config.run import RunConf
 from medllm.errors import Fault, ModelError
 from medllm.models.adapter import attach_adapter, count_parameters
-from medllm.models.base import build_model_config, build_tokenizer, pick_device
+from medllm.models.base import build_model_config, build_tokenizer, is_at_hand, pick_device
 from medllm.models.quantization import backend_fault
 from medllm.ranks import local_rank
 
@@ -59,6 +59,8 @@ def preflight_faults(conf: RunConf) -> list[Fault]:
     """What would fail or go wrong later: context length, target modules, attention, backend, precision, new tokens."""
     device = pick_device(conf.trainer.use_cpu)
     found = _device_faults(conf, device)
+    if found and not is_at_hand(conf.model):  # nothing is downloaded for a run that this machine cannot train
+        return found
     try:
         base = skeleton(conf.model)
     except ModelError as error:
