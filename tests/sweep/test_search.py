@@ -226,6 +226,55 @@ def test_a_stopped_search_keeps_its_trials(search: Type, tmp_path: Path, monkeyp
     assert states(tmp_path) == ["COMPLETE"] * 3
 
 
+@pytest.mark.slow
+def test_the_best_is_the_least_of_what_is_finite(search: Type, tmp_path: Path) -> None:
+    """NaN, infinity, no number and a failure, killed in the third trial and typed again: each point once, none left running."""
+    outcomes: dict[str, dict[str, Any]] = {
+        "2": {"status": "FINISHED", "objective": math.nan},
+        "4": {"status": "FINISHED", "objective": -math.inf},
+        "8": {"status": "FINISHED", "objective": None},
+        "16": {"status": "FAILED", "reason": "step 1: the loss is nan"},
+        "32": {"status": "FINISHED", "objective": 1.5},
+        "64": {"status": "FINISHED", "objective": 1.2},
+    }
+    line = [f"lora.r={','.join(outcomes)}", "hydra.sweeper.n_trials=6", "sweep.retry_failed=false"]
+    begun: list[str] = []
+
+    def outcome(values: dict[str, str]) -> dict[str, Any]:
+        begun.append(values["lora.r"])
+        if len(begun) == 3:
+            raise Killed
+        return outcomes[values["lora.r"]]
+
+    with pytest.raises(Killed):
+        search(*line, outcome=outcome)
+    search(*line, outcome=outcome)
+    assert begun.count(begun[2]) == 2  # the killed one went on
+    assert sorted(begun) == sorted([*outcomes, begun[2]])
+    assert len(SweepFile.load(tmp_path / "sweep").points) == 6
+    study = study_of(tmp_path)
+    ends = {trial.params["lora.r"]: trial.state.name for trial in study.get_trials(deepcopy=False)}
+    assert ends == {rank: "COMPLETE" if rank in ("32", "64") else "FAIL" for rank in outcomes}
+    assert "RUNNING" not in states(tmp_path)
+    assert (study.best_trial.params["lora.r"], study.best_value) == ("64", 1.2)
+    before = list(begun)
+    search(*line, outcome=outcome)
+    assert begun == before
+
+
+def test_a_range_is_the_same_in_a_grid_and_in_a_search() -> None:
+    """`range(0,4)` is 0, 1, 2, 3: its end is left out in both, with steps and without."""
+    for text, wanted in (("range(0,4)", [0, 1, 2, 3]), ("range(0,4,3)", [0, 3]), ("range(1,4,3)", [1])):
+        axis = f"trainer.warmup_steps={text}"
+        points = make_plan([axis, "seed=1,2"], multirun=True).points
+        grid = {override for point in points for override in point.overrides if "warmup" in override}
+        assert grid == {f"trainer.warmup_steps={value}" for value in wanted}
+        space = (
+            make_plan([axis, "lora.r=4,8", "hydra/sweeper=optuna"], multirun=True).space if len(wanted) > 1 else None
+        )
+        assert space is None or space.axes[0].values() == wanted
+
+
 def test_another_space_needs_another_name(search: Type) -> None:
     """What was learned in one space says nothing about another."""
     search("lora.r=4,8", "hydra.sweeper.n_trials=1")
