@@ -166,7 +166,11 @@ def write_result(folder: Path, status: str, *, objective: float | None = None, *
 def has_unsent(folder: Path) -> bool:
     """Whether a run or a sweep left something that its tracking store has not got."""
     path = folder / UNSENT
-    return path.is_file() and path.stat().st_size > 0
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        file.readline()  # for whom it is
+        return bool(file.readline())
 
 
 @contextlib.contextmanager

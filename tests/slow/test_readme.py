@@ -22,7 +22,14 @@ def commands() -> list[str]:
     lines = [re.split(r"\s+#", line)[0].strip() for block in blocks for line in block.splitlines()]
     # A model that nobody has here, sweeps and artifacts that a reader has made, what does not end by itself: the tests of those
     # scripts type them.
-    elsewhere = ("/models/", "scripts/compare.py", "scripts/ui.py", "run=outputs/", "artifact=outputs/", "artifact=models:/")
+    elsewhere = (
+        "/models/",
+        "scripts/compare.py",
+        "scripts/ui.py",
+        "run=outputs/",
+        "artifact=outputs/",
+        "artifact=models:/",
+    )
     return [line for line in lines if line.startswith("python ") and not any(part in line for part in elsewhere)]
 
 

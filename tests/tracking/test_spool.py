@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from medllm.errors import TrackingError
+from medllm.run_folder import has_unsent
 from medllm.tracking import spool as spooling
 from medllm.tracking.spool import Entry, NotDeliveredError, Spool, read_entries, replay
 
@@ -68,7 +69,7 @@ def test_everything_arrives_in_its_order_and_leaves_nothing(tmp_path: Path) -> N
     for entry in expected:
         spool.append(entry)
     assert spool.flush()
-    assert (tmp_path / "unsent.jsonl").stat().st_size == 0
+    assert not has_unsent(tmp_path)
     spool.append({"kind": "status", "status": "FINISHED", "time": 1})
     spool.close()
     assert store.got == [*expected, {"kind": "status", "status": "FINISHED", "time": 1}]
@@ -150,6 +151,7 @@ def test_what_a_living_store_does_not_take_holds_up_nothing(tmp_path: Path, caps
     spool.append(metrics(1))
     spool.close()
     assert store.steps() == [1]
+    assert has_unsent(tmp_path)
     assert "loss.png not taken, no place for files" in capsys.readouterr().err
     assert read_entries(tmp_path / "unsent.jsonl")[1][0]["path"] == "/somewhere/loss.png"
 
@@ -194,6 +196,7 @@ def test_a_full_disk_is_told_and_survived(tmp_path: Path, capsys: pytest.Capture
     spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store")
     spool.append(metrics(0))
     spool.flush()
+    assert has_unsent(tmp_path)
     whole, spool._file = spool._file, Full(spool._file)  # type: ignore[assignment]
     spool.append(metrics(1))
     spool.append(metrics(2))

@@ -57,11 +57,12 @@ class Spool:
     """
 
     def __init__(self, path: Path, head: Entry, deliver: Deliver, told: str):
-        self._path, self._head, self._deliver, self._told = path, _line(head), deliver, told
+        self._path, self._deliver, self._told = path, deliver, told
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w+b", buffering=0)
+        self._file.write(_line(head))
         self._changed = threading.Condition()
-        self._written = self._sent = 0  # bytes
+        self._start = self._sent = self._written = self._file.tell()  # bytes
         self._backlog: list[Entry] = []  # what a full disk did not take yet
         self._asked = self._in_vain = 0  # calls of `flush`, and the last one after which a try failed
         self._waited = 0.0  # seconds, for a store that has not answered since
@@ -75,9 +76,6 @@ class Spool:
             self._backlog.append(entry)
             try:
                 while self._backlog:
-                    if self._written == 0:
-                        self._write(self._head)
-                        self._sent = self._written
                     self._write(_line(self._backlog[0]))
                     del self._backlog[0]
             except OSError as error:
@@ -102,7 +100,8 @@ class Spool:
         """Flushes, ends the thread, and removes the file, or tells what is left in it and how to send it."""
         arrived = self.flush()
         with self._changed:
-            self._bring(self._backlog if arrived else [])
+            if self._backlog:
+                self._bring(arrived)
             self._closed = True
             self._changed.notify_all()
             self._file.close()
@@ -112,20 +111,27 @@ class Spool:
         say("tracking", f"degraded: {self._told} has not got everything; what it lacks is in {self._path}")
         say("", f"when the store is back: python scripts/replay.py run={self._path.parent}")
 
-    def _bring(self, entries: Sequence[Entry]) -> None:
-        """Sends what no disk took, from memory."""
-        for entry in entries:
+    def _bring(self, there: bool) -> None:
+        """Sends what no disk took from memory, in its order; what cannot be sent now is lost, and told.
+
+        Args:
+            there: Whether the store has everything else.
+        """
+        for entry in self._backlog:
             try:
+                if not there:
+                    raise NotDeliveredError("neither disk nor store takes it", answers=False)
                 self._deliver([entry], False)
             except NotDeliveredError as error:
-                console.print(f"tracking: {describe(entry)} is lost: {error}")
+                console.print(f"tracking: {describe(entry)} not recorded: {error}")
 
     def _write(self, line: bytes) -> None:
         """A whole line or nothing."""
+        start = self._file.tell()  # a signal may have kept the last call from counting what it wrote
         if self._file.write(line) < len(line):
-            self._cut(self._written)
+            self._cut(start)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._written += len(line)
+        self._written = self._file.tell()
 
     def _cut(self, size: int) -> None:
         os.ftruncate(self._file.fileno(), size)
@@ -140,11 +146,9 @@ class Spool:
             except NotDeliveredError as error:
                 failures += 1
                 if not error.answers or failures < TRIES:
-                    self._failed(error, asked, FIRST_PAUSE * 2 ** (failures - 1))
+                    self._failed(error, asked, failures)
                     continue
-                with self._changed:
-                    self._kept = True
-                    self._degrade(f"{describe(entries[0])} not taken, {error}")
+                self._keep(entries, error)
             failures = 0
             self._arrived(end)
 
@@ -168,11 +172,20 @@ class Spool:
                 say("tracking", f"{self._told} answers again")
             self._away, self._waited, self._sent = False, 0.0, end
             if self._sent == self._written and not self._kept:
-                self._cut(0)
-                self._sent = self._written = 0
+                self._cut(self._start)
+                self._sent = self._written = self._start
             self._changed.notify_all()
 
-    def _failed(self, error: NotDeliveredError, asked: int, pause: float) -> None:
+    def _keep(self, entries: Sequence[Entry], error: NotDeliveredError) -> None:
+        """Passes over what the store does not take; the file is not emptied any more, so that it can be sent another time."""
+        with self._changed:
+            if not self._closed:
+                self._kept = True
+                self._degrade(f"{describe(entries[0])} not taken, {error}")
+
+    def _failed(self, error: NotDeliveredError, asked: int, failures: int) -> None:
+        """Waits before another try, unless somebody waits for it."""
+        pause = min(FIRST_PAUSE * 2 ** min(failures - 1, 9), LONGEST_PAUSE)
         with self._changed:
             if self._closed:
                 return
@@ -182,7 +195,7 @@ class Spool:
                     self._degrade(str(error))
                 self._in_vain = asked
                 self._changed.notify_all()
-            self._changed.wait_for(lambda: self._closed or self._asked > asked, min(pause, LONGEST_PAUSE))
+            self._changed.wait_for(lambda: self._closed or self._asked > asked, pause)
 
     def _degrade(self, reason: str) -> None:
         """Says at once, and in the store when it can, that the record is not what it should be."""

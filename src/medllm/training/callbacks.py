@@ -183,7 +183,9 @@ class Recorder(TrainerCallback):
         self.log_metrics = log_metrics
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        """Translates the Trainer's names into ours."""
+        """Translates the Trainer's names into ours. Its summary, wherever it stopped, is no log of a step."""
+        if "train_runtime" in (logs or {}):
+            return
         metrics = {METRIC_NAMES[name]: float(value) for name, value in (logs or {}).items() if name in METRIC_NAMES}
         if metrics:
             self.log_metrics(metrics, state.global_step)
