@@ -167,15 +167,17 @@ def install(cut: str) -> None:
     """Makes this process meet what `cut` says; several, with commas between them.
 
     `save:N:ACTION` acts (see `actions`) at the N-th operation on the disk inside this process's saves; `step:N:ACTION` after
-    its N-th micro-step's forward and backward pass; `eval:N:ACTION` after its N-th held-out batch, `seal:N:ACTION` when its N-th
-    checkpoint is sealed and not yet in its place, `load:1:ACTION` when the base model is loaded, `end:1:ACTION` when the artifact
-    is written. Empty: nothing.
+    its N-th micro-step's forward and backward pass; `eval:N:ACTION` after the N-th held-out batch in training; `seal:N:ACTION`
+    when its N-th checkpoint is sealed and not yet in its place; `load:1:ACTION` when the base model is loaded; `end:1:ACTION`
+    when the artifact is written. Empty: nothing.
     """
     for one in filter(None, cut.split(",")):
         _install(*one.split(":"))
 
 
 def _install(where: str, at: str, action: str) -> None:
+    from transformers.trainer_callback import CallbackHandler
+
     from medllm import experiment
     from medllm.training import checkpoint
     from medllm.training.trainer import MedTrainer
@@ -188,7 +190,7 @@ def _install(where: str, at: str, action: str) -> None:
         return
     owner, name = {
         "step": (MedTrainer, "training_step"),
-        "eval": (sys.modules["medllm.training.metrics"], "token_losses"),
+        "eval": (CallbackHandler, "on_prediction_step"),
         "seal": (checkpoint, "seal"),
         "load": (experiment, "lend_base"),
         "end": (experiment, "save_artifact"),

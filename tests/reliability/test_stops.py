@@ -107,7 +107,7 @@ def status(folder: Path) -> list[str]:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("cut", "steps"),
-    [("load:1:TERM", 0), ("step:9:TERM", 5), ("eval:2:INT", 6), ("save:30:TERM", 1), ("end:1:INT", 12)],
+    [("load:1:TERM", 0), ("step:9:TERM", 5), ("eval:1:INT", 6), ("save:30:TERM", 1), ("end:1:INT", 12)],
 )
 def test_a_signal(cut: str, steps: int, runs: Runs, line: Line, undisturbed: tuple[Any, float], tmp_path: Path) -> None:
     """At its place: 143 or 130, KILLED, no step too many; the same line comes to the undisturbed run's end."""
