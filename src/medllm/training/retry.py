@@ -22,7 +22,8 @@ from medllm.errors import DeviceMemoryError
 from medllm.tracking.memory import is_out_of_memory
 from medllm.training.fitting import expected_peak_gib, limit_name, smaller_overrides
 from medllm.training.out_of_memory import Size
-from medllm.training.trainer import COUNTERS, MedTrainer
+from medllm.training.resumption import COUNTERS
+from medllm.training.trainer import MedTrainer
 
 
 def train(
