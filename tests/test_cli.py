@@ -98,9 +98,8 @@ def test_a_run_prints_its_summary(train: Callable[..., Any], tiny_overrides: lis
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_an_interrupted_run_is_killed(tiny_overrides: list[str], tmp_path: Path, number: int, code: int) -> None:
     """SIGTERM and SIGINT end a run with their exit codes, and its record says KILLED."""
     from mlflow import MlflowClient

@@ -191,15 +191,12 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", "-C", str(folder), *nobody, *arguments], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "names"),
     [
         ([], {"train.log", "uncommitted.diff"}),
-        pytest.param(
-            ["lora.r=4,8", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
-            {"points.csv"},
-            marks=pytest.mark.slow,
-        ),
+        (["lora.r=4,8", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], {"points.csv"}),
     ],
     ids=["run", "sweep"],
 )

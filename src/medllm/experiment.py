@@ -110,7 +110,10 @@ def run_training(
     """
     started = time.perf_counter()
     device = pick_device(conf.trainer.use_cpu)
-    with ranks.connected(device), explained_storage(folder):  # and within the record, so that it has the reason in words
+    with (
+        ranks.connected(device),
+        explained_storage(folder),
+    ):  # and within the record, so that it has the reason in words
         reset_peak_memory(device)
         shared = ranks.of_main(folder)
         refuse_other_run(conf, shared)

@@ -344,6 +344,7 @@ def test_a_bad_space_is_refused(line: list[str], expected: str) -> None:
         make_plan([*line, "hydra/sweeper=optuna"], multirun=True)
 
 
+@pytest.mark.slow
 def test_the_space_is_read_as_written() -> None:
     """Choices, whole numbers, real numbers; the grid of a preset; all of it part of the sweep's identity."""
     line = ["lora.r=4,8,16", RATE, "trainer.warmup_steps=range(0,10,2)", "hydra/sweeper=optuna"]

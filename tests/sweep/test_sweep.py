@@ -149,7 +149,11 @@ def test_the_plan_is_kept_to(train: Callable[..., Any], tiny_overrides: list[str
         pytest.param(
             "trainer.num_train_epochs=1,2", "trainer.num_train_epochs=1 / 2: has no effect", marks=pytest.mark.slow
         ),
-        ("data.num_conversations=100,200", "data.num_conversations=100 / 200: has no effect"),
+        pytest.param(
+            "data.num_conversations=100,200",
+            "data.num_conversations=100 / 200: has no effect",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_points_that_would_be_the_same_are_refused(

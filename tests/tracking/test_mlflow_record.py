@@ -295,6 +295,7 @@ def test_a_record_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert find_record(NoTrackingConf(), "0" * 32).id == ""
 
 
+@pytest.mark.slow
 def test_a_database_is_made_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that dies while MLflow makes its tables leaves nothing in the way of the next one."""
     from alembic import command

@@ -127,6 +127,7 @@ def test_a_run_stops_where_a_number_is_not_finite(
     assert all(torch.equal(a, b) for a, b in zip(weights(again.model), whole, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batching", ["packed", "length_grouped", "padded"])
 def test_a_micro_batch_is_found_again(batching: str, dialogues: Path, tmp_path: Path) -> None:
     """In every layout, in a later epoch, and in the last step of an epoch, which is shorter: what was in it is told."""

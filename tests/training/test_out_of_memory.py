@@ -136,6 +136,7 @@ def test_a_later_step_again_is_a_run_resumed_smaller(
     assert found.state.max_steps == undisturbed.state.max_steps
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_fail_again(dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints know the size; a run whose steps take other numbers of rows begins with its own."""
     conf = sized(dialogues, 4, 1, *SAVING)
@@ -173,6 +174,7 @@ def test_at_one_row_layers_are_recomputed(dialogues: Path, tmp_path: Path, monke
     assert "a smaller model" in said
 
 
+@pytest.mark.slow
 def test_a_half_made_update_is_not_made_again(dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some weights may have changed: the run ends, with the checkpoint before; another error is nobody's business here."""
 
