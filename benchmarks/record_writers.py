@@ -5,7 +5,7 @@
     --repeats 1        of all three, in turn
 
     direct             MLflow's client, each call waits for the database: the baseline
-    record             a run's record as training uses it, SQLite's journal as MLflow leaves it
+    record             a run's record as training uses it, SQLite's journal as MLflow alone would leave it
     record, WAL        the same on a database with a write-ahead log, which is how `medllm` makes one
 
 A call's time is what training would wait. Rows are counted in the database afterwards.

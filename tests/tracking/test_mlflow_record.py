@@ -160,6 +160,8 @@ def test_a_fresh_database_survives_simultaneous_first_users(
                 "select count(*), count(distinct run_uuid || ' ' || step) from metrics"
             ).fetchone()
             named = database.execute("select count(*) from experiments where name = 'test'").fetchone()
+            journal = database.execute("pragma journal_mode").fetchone()
+        assert journal == ("wal",)
         assert counts == (users * steps, users * steps) and named == (1,)
 
 

@@ -60,7 +60,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_everything_arrives_in_its_order_and_leaves_nothing(tmp_path: Path) -> None:
     """Many metrics in a call, other entries by themselves; afterwards there is no file."""
     store = Store()
-    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store")
+    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store", 30)
     expected: list[Entry] = []
     for step in range(300):
         expected.append(metrics(step))
@@ -77,12 +77,11 @@ def test_everything_arrives_in_its_order_and_leaves_nothing(tmp_path: Path) -> N
     assert not (tmp_path / "unsent.jsonl").exists()
 
 
-def test_nobody_waits_for_a_store_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Entries are in the file at once, the end is there after `PATIENCE`, and another run can send what is left."""
-    monkeypatch.setattr(spooling, "PATIENCE", 0.2)
+def test_nobody_waits_for_a_store_that_hangs(tmp_path: Path) -> None:
+    """Entries are in the file at once, the end is there after its patience, and another run can send what is left."""
     store, hung = Store(), threading.Event()
     store.refuse = lambda entries: hung.wait(60) and None
-    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store")
+    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store", 0.2)
     for step in range(5000):
         spool.append(metrics(step))
     assert read_entries(tmp_path / "unsent.jsonl") == (HEAD, [metrics(step) for step in range(5000)])
@@ -98,7 +97,7 @@ def test_nobody_waits_for_a_store_that_hangs(tmp_path: Path, monkeypatch: pytest
 def test_a_store_that_comes_back_gets_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """While the run is still on: no file is left, doubt is cast on what was tried before, and the record says degraded."""
     store = Store()
-    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store")
+    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store", 30)
     spool.append(metrics(0))
     assert spool.flush()
     store.refuse = away
@@ -121,7 +120,7 @@ def test_a_store_that_stays_away_is_told_with_the_remedy(tmp_path: Path, capsys:
     """The file holds what is missing, in its order, and the message names it and the command."""
     store = Store()
     store.refuse = away
-    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store")
+    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store", 30)
     spool.append(metrics(1))
     spool.append({"kind": "status", "status": "FINISHED", "time": 1})
     spool.close()
@@ -146,7 +145,7 @@ def test_what_a_living_store_does_not_take_holds_up_nothing(tmp_path: Path, caps
 
     store = Store()
     store.refuse = picky
-    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store")
+    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store", 30)
     spool.append({"kind": "file", "path": "/somewhere/loss.png", "folder": ""})
     spool.append(metrics(1))
     spool.close()
@@ -160,7 +159,7 @@ def test_a_line_that_a_kill_cut_off_is_none(tmp_path: Path) -> None:
     """Everything before it is sent; a file of something else is refused."""
     store = Store()
     store.refuse = away
-    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store")
+    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store", 30)
     for step in range(3):
         spool.append(metrics(step))
     spool.close()
@@ -193,7 +192,7 @@ def test_a_full_disk_is_told_and_survived(tmp_path: Path, capsys: pytest.Capture
     """An entry that does not fit is written when there is room again, or sent at the end if there never is; in its order."""
     store = Store()
     store.refuse = away
-    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store")
+    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store", 30)
     spool.append(metrics(0))
     spool.flush()
     assert has_unsent(tmp_path)

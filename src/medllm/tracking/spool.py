@@ -24,8 +24,6 @@ Deliver = Callable[[Sequence[Entry], bool], None]
 
 # Metrics that go in one call, of 1000 that MLflow takes.
 MOST_METRICS = 900
-# Seconds that a run waits at its end for a store that is hung, in all.
-PATIENCE = 8.0
 # Seconds between tries while the store is away: twice as long each time.
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
 # Bytes read at once of what is left.
@@ -54,10 +52,11 @@ class Spool:
         head: What `replay` needs to know to send what is left: store and run.
         deliver: Called in the thread only; raises NotDeliveredError.
         told: What the store is called in messages.
+        patience: Seconds that the run waits for the store where nothing arrives, in all.
     """
 
-    def __init__(self, path: Path, head: Entry, deliver: Deliver, told: str):
-        self._path, self._deliver, self._told = path, deliver, told
+    def __init__(self, path: Path, head: Entry, deliver: Deliver, told: str, patience: float):
+        self._path, self._deliver, self._told, self._patience = path, deliver, told, patience
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w+b", buffering=0)
         self._file.write(_line(head))
@@ -89,9 +88,9 @@ class Spool:
             self._asked += 1
             asked = self._asked
             self._changed.notify_all()
-            while self._sent < self._written and self._in_vain < asked and self._waited < PATIENCE:
+            while self._sent < self._written and self._in_vain < asked and self._waited < self._patience:
                 sent, began = self._sent, time.monotonic()
-                self._changed.wait(PATIENCE - self._waited)
+                self._changed.wait(self._patience - self._waited)
                 if self._sent == sent:
                     self._waited += time.monotonic() - began
             return self._sent == self._written
