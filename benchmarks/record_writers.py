@@ -22,7 +22,7 @@ from typing import Any
 
 from medllm.config.tracking import MlflowConf
 from medllm.tracking.build import open_record
-from medllm.tracking.mlflow_record import connect
+from medllm.tracking.mlflow_store import connect
 from medllm.tracking.record import Opening
 
 WAYS = ("direct", "record", "record, WAL")

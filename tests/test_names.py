@@ -14,7 +14,7 @@ from medllm.config.review import name_faults
 from medllm.config.store import project_root, slug
 from medllm.config.tracking import MlflowConf
 from medllm.errors import ConfigError, MedLLMError, TrackingError
-from medllm.tracking.mlflow_record import connect
+from medllm.tracking.mlflow_store import connect
 
 STEPS = (
     "..",

@@ -131,7 +131,8 @@ def run_training(
             _kept_foundation(keep=is_point),
             stop.no_other_exit(),
         ):
-            write_record_id(folder, record.id)
+            if record.id:  # a point whose store is away gets it when its run is begun
+                write_record_id(folder, record.id)
             record.log_artifact(folder / CONFIG)
             if code.diff:
                 (folder / "uncommitted.diff").write_text(code.diff, encoding="utf-8")

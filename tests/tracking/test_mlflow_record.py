@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from medllm.config.tracking import MlflowConf, NoTrackingConf
 from medllm.errors import TrackingError
 from medllm.tracking.build import find_record, folder_of_record, open_record
-from medllm.tracking.mlflow_record import connect, process_tags
+from medllm.tracking.mlflow_store import connect, process_tags
 from medllm.tracking.names import legal_name, legal_value
 from medllm.tracking.record import Opening, flatten
 

@@ -362,3 +362,51 @@ def test_training_goes_on_without_its_store(
     client = MlflowClient(server.uri)
     files = [sorted(f.path for f in client.list_artifacts((folder / RECORD).read_text())) for folder in (calm, run)]
     assert files[0] == files[1] != []
+
+
+POINT = Opening("lora.r=8", {"lora.r": 8}, {"git": "abc"}, parent_id="0" * 32)
+
+
+def begun_late(folder: Path) -> Any:
+    """The one run of the store, with what is known of it at its beginning."""
+    client = MlflowClient(database(folder).tracking_uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("test").experiment_id])
+    assert run.info.run_name == "lora.r=8" and run.data.params == {"lora.r": "8"}
+    assert (run.data.tags["git"], run.data.tags["mlflow.parentRunId"]) == ("abc", "0" * 32)
+    assert (folder / "point" / RECORD).read_text() == run.info.run_id
+    return run
+
+
+def test_a_point_begins_without_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep's store that is away when a point begins gets its run when it is back; a single run is refused."""
+    away = pytest.raises(TrackingError, match="no answer")
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "create_run", Mock(side_effect=MlflowException("no answer")))
+        with away, open_record(database(tmp_path), Opening("one"), tmp_path / "one"):
+            pytest.fail("is not reached")
+        opened = open_record(database(tmp_path), POINT, tmp_path / "point")
+        record = opened.__enter__()
+        log(record, range(5))
+        assert record.id == ""
+    log(record, range(5, 10))
+    opened.__exit__(None, None, None)
+    run = begun_late(tmp_path)
+    assert record.id == run.info.run_id
+    assert recorded(database(tmp_path).tracking_uri, record.id) == ("FINISHED", everything(10))
+    assert not has_unsent(tmp_path / "point")
+
+
+def test_a_point_that_never_had_its_store_is_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, however often that is tried."""
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "create_run", Mock(side_effect=MlflowException("no answer")))
+        with open_record(database(tmp_path), POINT, tmp_path / "point") as record:
+            log(record, range(5))
+        assert record.id == "" and has_unsent(tmp_path / "point")
+        with pytest.raises(TrackingError, match="no answer"):
+            replay_record(tmp_path / "point")
+    spooled = (tmp_path / "point" / UNSENT).read_bytes()
+    for _ in range(2):
+        (tmp_path / "point" / UNSENT).write_bytes(spooled)
+        assert replay_record(tmp_path / "point") > 0
+        assert recorded(database(tmp_path).tracking_uri, begun_late(tmp_path).info.run_id) == ("FINISHED", everything(5))

@@ -17,7 +17,7 @@ from medllm.errors import Fault, TrackingError
 from medllm.review.create import now
 from medllm.review.plan import Column, Pair, Review
 from medllm.review.ratings import Rating, normalised, refuse, refuse_unblinded, value_faults
-from medllm.tracking.mlflow_record import connect
+from medllm.tracking.mlflow_store import connect
 
 # What MLflow calls a user who has not signed in.
 NOBODY = "default"

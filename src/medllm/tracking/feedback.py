@@ -9,7 +9,7 @@ from typing import Any
 
 from medllm.config.tracking import MlflowConf
 from medllm.conversation import Message
-from medllm.tracking.mlflow_record import connect, told
+from medllm.tracking.mlflow_store import connect, told
 
 EXPERIMENT_SUFFIX = "-feedback"
 THUMBS, COMMENT = "helpful", "comment"

@@ -8,45 +8,29 @@ import contextlib
 import json
 import logging
 import math
-import os
-import platform
-import shutil
-import sqlite3
-import tempfile
 import time
 import traceback
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import psutil
-from filelock import FileLock
 
 from medllm.config.tracking import MlflowConf
 from medllm.console import console
 from medllm.errors import PointPrunedError, TrackingError
 from medllm.redaction import redacted
-from medllm.run_folder import RECORD_KEY, UNSENT, has_unsent, write_whole
-from medllm.tracking.delivery import Delivery, log_tags, reason_of
-from medllm.tracking.names import legal_names, legal_value
+from medllm.run_folder import UNSENT, has_unsent, write_record_id
+from medllm.tracking.delivery import Delivery
+from medllm.tracking.mlflow_store import begin, introduce, is_there, quieten, told
+from medllm.tracking.names import legal_names
 from medllm.tracking.record import Opening, Record
-from medllm.tracking.spool import Entry, NotDeliveredError, Spool, describe, read_entries, replay
+from medllm.tracking.spool import Deliver, Entry, NotDeliveredError, Spool, describe, read_entries, replay
 
 logger = logging.getLogger(__name__)
-
-# A call ends within 8 seconds where a server hangs, and at once where it is gone, instead of MLflow's four minutes and more.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
-
-# The tag of a run that names the folder it was made for.
-KEY = "record.key"
 
 # Seconds that a run waits in all where nothing arrives: of a server that hangs, and of a database that others write to, for which
 # MLflow itself waits 20.
 SERVER_PATIENCE, DATABASE_PATIENCE = 8.0, 30.0
-# Parameters in one call, of 100 that MLflow takes.
-BATCH = 90
 
 
 class MlflowRecord(Record):
@@ -112,92 +96,54 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-def connect(conf: MlflowConf) -> tuple[Any, str]:
-    """A client and the experiment's id; makes database and experiment where they are missing.
+class LateDelivery:
+    """Brings entries to a run that is begun when its store answers.
 
-    The first two users of a fresh SQLite database break it together, so its schema is made under a lock; and beside its place,
-    for one whose process died in the middle of that would be refused for ever.
-
-    Raises:
-        TrackingError: if the store cannot be reached or the experiment was deleted.
+    Args:
+        begin: Begins it, as often as it takes.
     """
-    from mlflow import MlflowClient
 
-    quieten()
-    database = Path(conf.tracking_uri.removeprefix("sqlite:///")) if conf.tracking_uri.startswith("sqlite:") else None
-    if database is not None:
-        database.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{database}.lock") if database is not None else contextlib.nullcontext()
-    with told(conf), lock:
-        if database is not None and not database.exists():
-            _make_database(database)
-        client = MlflowClient(tracking_uri=conf.tracking_uri)
-        experiment = client.get_experiment_by_name(conf.experiment_name)
-        if experiment is None:
-            location = _artifact_location(conf, database)
-            return client, client.create_experiment(conf.experiment_name, artifact_location=location)
-    if experiment.lifecycle_stage != "active":
-        raise TrackingError(
-            f"tracking.experiment_name={conf.experiment_name} was deleted\n"
-            "    fix: restore it with `mlflow experiments restore`, or choose another name"
-        )
-    return client, experiment.experiment_id
+    def __init__(self, begin: Callable[[], Delivery]):
+        self._begin = begin
+        self._delivery: Delivery | None = None
 
-
-def _make_database(database: Path) -> None:
-    """A database with MLflow's tables and a write-ahead log, whole or not at all."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    prefix = f".{database.name}-"
-    for dead in database.parent.glob(f"{prefix}*"):
-        shutil.rmtree(dead)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=database.parent) as folder:
-        made = Path(folder) / "new.db"
-        store = SqlAlchemyStore(f"sqlite:///{made}", (database.parent / "mlruns").as_uri())
-        store.engine.dispose()
-        with contextlib.closing(sqlite3.connect(made)) as connection:
-            connection.execute("pragma journal_mode=wal")  # eight that write at once take a tenth of the time
-        made.replace(database)
-
-
-def _artifact_location(conf: MlflowConf, database: Path | None) -> str | None:
-    if conf.artifact_location and "://" in conf.artifact_location:
-        return conf.artifact_location
-    if conf.artifact_location:
-        return Path(conf.artifact_location).as_uri()
-    return (database.parent / "mlruns").as_uri() if database is not None else None
+    def __call__(self, entries: Sequence[Entry], doubtful: bool) -> None:
+        """See `Delivery`."""
+        if self._delivery is None:
+            try:
+                self._delivery = self._begin()
+            except TrackingError as error:
+                raise NotDeliveredError(str(error).split("\n")[0], answers=False) from None
+        self._delivery(entries, doubtful)
 
 
 @contextlib.contextmanager
 def open_mlflow_record(conf: MlflowConf, opening: Opening, folder: Path) -> Iterator[MlflowRecord]:
     """See `medllm.tracking.build.open_record`."""
-    client, experiment_id = connect(conf)
-    # With them from the first moment on: a run of a process that dies at once can be found, too.
-    tags = process_tags() | ({"mlflow.parentRunId": opening.parent_id} if opening.parent_id else {})
-    with told(conf):
-        if not opening.parent_id:
-            _end_dead_runs(client, experiment_id)
-        known = _known(client, opening.run_id)
     if has_unsent(folder):
         replay_unsent(folder)
-    with told(conf):
-        known = known or _made_before(client, experiment_id, folder)
-        tags |= {KEY: (folder / RECORD_KEY).read_text(encoding="utf-8")}
-        run_id = known or client.create_run(experiment_id, run_name=opening.name, tags=tags).info.run_id
-    head = {"tracking_uri": conf.tracking_uri, "run_id": run_id}
+    head: Entry = {"tracking_uri": conf.tracking_uri}
     patience = SERVER_PATIENCE if conf.tracking_uri.startswith("http") else DATABASE_PATIENCE
-    delivery = Delivery(client, run_id, again=bool(known))
-    spool = Spool(folder / UNSENT, head, delivery, conf.tracking_uri, patience)
+    started = time.monotonic()
+    deliver: Deliver
+    again, client, run_id = False, None, ""
+    try:
+        client, run_id, again = begin(conf, opening, folder)
+        deliver = Delivery(client, run_id, again=again)
+        head["run_id"] = run_id
+    except TrackingError:
+        if not opening.parent_id:  # of a single run nothing has been paid for yet
+            raise
+        # A sweep, whose record was opened, goes on where its store goes away between two points.
+        deliver = LateDelivery(lambda: _begin_late(conf, opening, folder, record))
+        head |= {"run_id": "", "conf": asdict(conf), "opening": asdict(opening)}
+        patience = max(patience - (time.monotonic() - started), 1.0)
+    spool = Spool(folder / UNSENT, head, deliver, conf.tracking_uri, patience)
     record = MlflowRecord(run_id, spool.append, conf.log_texts, spool.flush)
     status = "FAILED"
     try:
-        with told(conf):
-            if known:
-                log_tags(client, run_id, tags)
-                _reopen(client, run_id)
-            kept = client.get_run(run_id).data.params if known else {}
-            _log_params(client, run_id, opening.params, kept)
-            log_tags(client, run_id, opening.tags)
+        if run_id:
+            introduce(conf, opening, client, run_id, again)
         yield record
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit, PointPrunedError):
@@ -209,6 +155,16 @@ def open_mlflow_record(conf: MlflowConf, opening: Opening, folder: Path) -> Iter
     finally:
         record.end(status)
         spool.close()
+
+
+def _begin_late(conf: MlflowConf, opening: Opening, folder: Path, record: MlflowRecord | None = None) -> Delivery:
+    """Begins the run of a folder whose store was away when it should have been begun."""
+    client, run_id, again = begin(conf, opening, folder)
+    introduce(conf, opening, client, run_id, again)
+    write_record_id(folder, run_id)
+    if record is not None:
+        record.id = run_id
+    return Delivery(client, run_id, again=again)
 
 
 def find_mlflow_record(conf: MlflowConf, run_id: str) -> MlflowRecord | None:
@@ -268,6 +224,9 @@ def replay_unsent(folder: Path) -> int:
     try:
         if not is_there(conf):
             raise NotDeliveredError("no such database", answers=False)
+        if not head["run_id"]:
+            opening = Opening(**head["opening"])
+            return replay(path, LateDelivery(lambda: _begin_late(MlflowConf(**head["conf"]), opening, folder)))
         with told(conf):
             client = MlflowClient(tracking_uri=conf.tracking_uri)
         return replay(path, Delivery(client, head["run_id"]))
@@ -275,96 +234,4 @@ def replay_unsent(folder: Path) -> int:
         raise TrackingError(
             f"{path} cannot be sent to {conf.tracking_uri}: {error}\n"
             "    fix: start the server, or move that file away to go on without what is in it"
-        ) from None
-
-
-def quieten() -> None:
-    """Only errors of MLflow's are shown; called after its import, which sets levels of its own."""
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def is_there(conf: MlflowConf) -> bool:
-    """Whether a local database exists, which opening it would make; servers are not asked."""
-    uri = conf.tracking_uri
-    return not uri.startswith("sqlite:") or Path(uri.removeprefix("sqlite:///")).is_file()
-
-
-def process_tags() -> dict[str, str]:
-    """Who keeps a run's record: enough to know later whether that process still lives."""
-    process = psutil.Process()
-    return {"process.host": platform.node(), "process.pid": f"{process.pid} {process.create_time():.0f}"}
-
-
-def _log_params(client: Any, run_id: str, params: dict[str, Any], kept: Iterable[str]) -> None:
-    """Every leaf of the configuration, in batches the store accepts; those that the run has already can't change any more."""
-    from mlflow.entities import Param
-
-    names = legal_names(params)
-    entries = [Param(names[name], legal_value(value)) for name, value in params.items() if names[name] not in kept]
-    for start in range(0, len(entries), BATCH):
-        client.log_batch(run_id, params=entries[start : start + BATCH])
-
-
-def _known(client: Any, run_id: str) -> str:
-    """The id of a run that can be gone on with; empty if the store does not know it any more."""
-    from mlflow.exceptions import MlflowException
-
-    if not run_id:
-        return ""
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return ""
-    return run_id if run.info.lifecycle_stage == "active" else ""
-
-
-def _made_before(client: Any, experiment_id: str, folder: Path) -> str:
-    """The id of the run that a process made for this folder and did not live to write down; empty if there is none.
-
-    A key tells, which is in the folder before the run is made with it.
-    """
-    path = folder / RECORD_KEY
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, uuid.uuid4().hex)
-        return ""
-    key = path.read_text(encoding="utf-8")
-    found = client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
-    return str(found[0].info.run_id) if found else ""
-
-
-def _reopen(client: Any, run_id: str) -> None:
-    """Sets a run that did not end well to RUNNING."""
-    client.update_run(run_id, status="RUNNING")
-    if "error" in client.get_run(run_id).data.tags:
-        client.delete_tag(run_id, "error")
-
-
-def _end_dead_runs(client: Any, experiment_id: str) -> None:
-    """Runs of this machine whose process died without a word were killed; the store still thinks they run."""
-    query = f"attributes.status = 'RUNNING' and tags.`process.host` = '{platform.node()}'"
-    for run in client.search_runs([experiment_id], query):
-        pid, _, created = run.data.tags["process.pid"].partition(" ")
-        try:
-            alive = abs(psutil.Process(int(pid)).create_time() - float(created)) < 2
-        except psutil.Error:
-            alive = False
-        if not alive:
-            client.set_terminated(run.info.run_id, "KILLED")
-
-
-@contextlib.contextmanager
-def told(conf: MlflowConf) -> Iterator[None]:
-    """Turns what the store raises into one message."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        raise TrackingError(
-            f"tracking.tracking_uri={conf.tracking_uri} cannot be used: {reason_of(error)}\n"
-            "    fix: start the server, correct the address, or tracking=none"
         ) from None

@@ -13,7 +13,7 @@ from typing import Any
 from medllm.config.tracking import MlflowConf, TrackingConf
 from medllm.errors import ConfigError, Fault, TrackingError
 from medllm.tracking.build import import_tracker
-from medllm.tracking.mlflow_record import is_there, quieten, told
+from medllm.tracking.mlflow_store import is_there, quieten, told
 
 SCHEME = "models:/"
 MANIFEST_TAG, BEFORE_TAG = "manifest_sha256", "before."

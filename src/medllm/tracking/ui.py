@@ -14,7 +14,7 @@ from medllm.config.tracking import MlflowConf
 from medllm.config.ui import UiConf
 from medllm.console import say
 from medllm.errors import ConfigError, Fault, TrackingError
-from medllm.tracking.mlflow_record import is_there, quieten, told
+from medllm.tracking.mlflow_store import is_there, quieten, told
 
 HOST = "127.0.0.1"
 # Seconds that answers under way may take once somebody wants it to end.

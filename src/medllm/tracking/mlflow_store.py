@@ -1,0 +1,220 @@
+"""An MLflow store: made where there is none, reached, and a run of it begun."""
+
+import contextlib
+import logging
+import os
+import platform
+import shutil
+import sqlite3
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock
+
+from medllm.config.tracking import MlflowConf
+from medllm.errors import TrackingError
+from medllm.run_folder import RECORD_KEY, write_whole
+from medllm.tracking.delivery import log_tags, reason_of
+from medllm.tracking.names import legal_names, legal_value
+from medllm.tracking.record import Opening
+
+# A call ends within 8 seconds where a server hangs, and at once where it is gone, instead of MLflow's four minutes and more.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
+
+# The tag of a run that names the folder it was made for.
+KEY = "record.key"
+
+# Parameters in one call, of 100 that MLflow takes.
+BATCH = 90
+
+
+def connect(conf: MlflowConf) -> tuple[Any, str]:
+    """A client and the experiment's id; makes database and experiment where they are missing.
+
+    The first two users of a fresh SQLite database break it together, so its schema is made under a lock; and beside its place,
+    for one whose process died in the middle of that would be refused for ever.
+
+    Raises:
+        TrackingError: if the store cannot be reached or the experiment was deleted.
+    """
+    from mlflow import MlflowClient
+
+    quieten()
+    database = Path(conf.tracking_uri.removeprefix("sqlite:///")) if conf.tracking_uri.startswith("sqlite:") else None
+    if database is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{database}.lock") if database is not None else contextlib.nullcontext()
+    with told(conf), lock:
+        if database is not None and not database.exists():
+            _make_database(database)
+        client = MlflowClient(tracking_uri=conf.tracking_uri)
+        experiment = client.get_experiment_by_name(conf.experiment_name)
+        if experiment is None:
+            location = _artifact_location(conf, database)
+            return client, client.create_experiment(conf.experiment_name, artifact_location=location)
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"tracking.experiment_name={conf.experiment_name} was deleted\n"
+            "    fix: restore it with `mlflow experiments restore`, or choose another name"
+        )
+    return client, experiment.experiment_id
+
+
+def _make_database(database: Path) -> None:
+    """A database with MLflow's tables and a write-ahead log, whole or not at all."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    prefix = f".{database.name}-"
+    for dead in database.parent.glob(f"{prefix}*"):
+        shutil.rmtree(dead)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=database.parent) as folder:
+        made = Path(folder) / "new.db"
+        store = SqlAlchemyStore(f"sqlite:///{made}", (database.parent / "mlruns").as_uri())
+        store.engine.dispose()
+        with contextlib.closing(sqlite3.connect(made)) as connection:
+            connection.execute("pragma journal_mode=wal")  # eight that write at once take a tenth of the time
+        made.replace(database)
+
+
+def _artifact_location(conf: MlflowConf, database: Path | None) -> str | None:
+    if conf.artifact_location and "://" in conf.artifact_location:
+        return conf.artifact_location
+    if conf.artifact_location:
+        return Path(conf.artifact_location).as_uri()
+    return (database.parent / "mlruns").as_uri() if database is not None else None
+
+
+def begin(conf: MlflowConf, opening: Opening, folder: Path) -> tuple[Any, str, bool]:
+    """Reaches the run of a folder, or makes it.
+
+    Returns:
+        MLflow's client, the run's id, and whether an earlier process has recorded there.
+
+    Raises:
+        TrackingError: if the store cannot be reached.
+    """
+    client, experiment_id = connect(conf)
+    with told(conf):
+        if not opening.parent_id:
+            _end_dead_runs(client, experiment_id)
+        known = _known(client, opening.run_id) or _made_before(client, experiment_id, folder)
+        tags = _first_tags(opening) | {KEY: (folder / RECORD_KEY).read_text(encoding="utf-8")}
+        run_id = known or client.create_run(experiment_id, run_name=opening.name, tags=tags).info.run_id
+    return client, run_id, bool(known)
+
+
+def introduce(conf: MlflowConf, opening: Opening, client: Any, run_id: str, again: bool) -> None:
+    """Records what is known of a run at its beginning.
+
+    Raises:
+        TrackingError: if the store does not take it.
+    """
+    with told(conf):
+        if again:
+            log_tags(client, run_id, _first_tags(opening))
+            _reopen(client, run_id)
+        kept = client.get_run(run_id).data.params if again else {}
+        _log_params(client, run_id, opening.params, kept)
+        log_tags(client, run_id, opening.tags)
+
+
+def _first_tags(opening: Opening) -> dict[str, str]:
+    """From the first moment on: a run of a process that dies at once can be found, too."""
+    return process_tags() | ({"mlflow.parentRunId": opening.parent_id} if opening.parent_id else {})
+
+
+def quieten() -> None:
+    """Only errors of MLflow's are shown; called after its import, which sets levels of its own."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def is_there(conf: MlflowConf) -> bool:
+    """Whether a local database exists, which opening it would make; servers are not asked."""
+    uri = conf.tracking_uri
+    return not uri.startswith("sqlite:") or Path(uri.removeprefix("sqlite:///")).is_file()
+
+
+def process_tags() -> dict[str, str]:
+    """Who keeps a run's record: enough to know later whether that process still lives."""
+    process = psutil.Process()
+    return {"process.host": platform.node(), "process.pid": f"{process.pid} {process.create_time():.0f}"}
+
+
+def _log_params(client: Any, run_id: str, params: dict[str, Any], kept: Iterable[str]) -> None:
+    """Every leaf of the configuration, in batches the store accepts; those that the run has already can't change any more."""
+    from mlflow.entities import Param
+
+    names = legal_names(params)
+    entries = [Param(names[name], legal_value(value)) for name, value in params.items() if names[name] not in kept]
+    for start in range(0, len(entries), BATCH):
+        client.log_batch(run_id, params=entries[start : start + BATCH])
+
+
+def _known(client: Any, run_id: str) -> str:
+    """The id of a run that can be gone on with; empty if the store does not know it any more."""
+    from mlflow.exceptions import MlflowException
+
+    if not run_id:
+        return ""
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return ""
+    return run_id if run.info.lifecycle_stage == "active" else ""
+
+
+def _made_before(client: Any, experiment_id: str, folder: Path) -> str:
+    """The id of the run that a process made for this folder and did not live to write down; empty if there is none.
+
+    A key tells, which is in the folder before the run is made with it.
+    """
+    path = folder / RECORD_KEY
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, uuid.uuid4().hex)
+        return ""
+    key = path.read_text(encoding="utf-8")
+    found = client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
+    return str(found[0].info.run_id) if found else ""
+
+
+def _reopen(client: Any, run_id: str) -> None:
+    """Sets a run that did not end well to RUNNING."""
+    client.update_run(run_id, status="RUNNING")
+    if "error" in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, "error")
+
+
+def _end_dead_runs(client: Any, experiment_id: str) -> None:
+    """Runs of this machine whose process died without a word were killed; the store still thinks they run."""
+    query = f"attributes.status = 'RUNNING' and tags.`process.host` = '{platform.node()}'"
+    for run in client.search_runs([experiment_id], query):
+        pid, _, created = run.data.tags["process.pid"].partition(" ")
+        try:
+            alive = abs(psutil.Process(int(pid)).create_time() - float(created)) < 2
+        except psutil.Error:
+            alive = False
+        if not alive:
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+@contextlib.contextmanager
+def told(conf: MlflowConf) -> Iterator[None]:
+    """Turns what the store raises into one message."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"tracking.tracking_uri={conf.tracking_uri} cannot be used: {reason_of(error)}\n"
+            "    fix: start the server, correct the address, or tracking=none"
+        ) from None
