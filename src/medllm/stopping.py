@@ -4,9 +4,11 @@ Points of a sweep may run in other processes and on other machines, so a sweep a
 for after every step.
 """
 
+import _thread
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,9 @@ from types import FrameType
 from typing import NoReturn
 
 from medllm.console import console
+
+# After which a signal that was dropped is delivered again; the finalizer in which it struck is over by then.
+AGAIN_SECONDS = 0.05
 
 # The process that runs a sweep: points in its child processes leave Ctrl-C, which a terminal sends to all of them, to it.
 OWNER = "MEDLLM_SWEEP_PID"
@@ -111,6 +116,14 @@ class Stop:
             return
         signal.signal(signal.SIGTERM, self.handle)
         signal.signal(signal.SIGINT, signal.SIG_IGN if is_sweeps_child() else self.handle)
+        sys.unraisablehook = self.not_swallowed
+
+    def not_swallowed(self, found: "sys.UnraisableHookArgs") -> None:
+        """Delivers a signal again that struck in a finalizer, where Python drops what is raised."""
+        if self.signum and isinstance(found.exc_value, SystemExit | KeyboardInterrupt):
+            threading.Timer(AGAIN_SECONDS, _thread.interrupt_main, [self.signum]).start()
+        else:
+            sys.__unraisablehook__(found)
 
 
 stop = Stop()

@@ -3,6 +3,8 @@
 import json
 import random
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,28 @@ def test_a_signal(cut: str, steps: int, runs: Runs, line: Line, undisturbed: tup
         assert run.code == 0, run.log.read_text()
         assert status(folder) == ["FINISHED"]
     assert outcome(folder, trace) == undisturbed[0]
+
+
+IN_A_FINALIZER = """
+import signal, time
+from medllm.stopping import stop
+
+class Dying:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0)
+
+stop.listen()
+Dying()
+time.sleep(30)
+print("went on")
+"""
+
+
+def test_a_signal_in_a_finalizer_is_no_lost_one() -> None:
+    """Python drops what is raised there; it strikes again right after, and nothing is said of the first time."""
+    done = subprocess.run([sys.executable, "-c", IN_A_FINALIZER], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
 
 
 @pytest.mark.slow

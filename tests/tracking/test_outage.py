@@ -409,4 +409,7 @@ def test_a_point_that_never_had_its_store_is_replayed(tmp_path: Path, monkeypatc
     for _ in range(2):
         (tmp_path / "point" / UNSENT).write_bytes(spooled)
         assert replay_record(tmp_path / "point") > 0
-        assert recorded(database(tmp_path).tracking_uri, begun_late(tmp_path).info.run_id) == ("FINISHED", everything(5))
+        assert recorded(database(tmp_path).tracking_uri, begun_late(tmp_path).info.run_id) == (
+            "FINISHED",
+            everything(5),
+        )
