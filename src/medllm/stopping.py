@@ -4,7 +4,6 @@ Points of a sweep may run in other processes and on other machines, so a sweep a
 for after every step.
 """
 
-import _thread
 import contextlib
 import os
 import signal
@@ -121,7 +120,7 @@ class Stop:
     def not_swallowed(self, found: "sys.UnraisableHookArgs") -> None:
         """Delivers a signal again that struck in a finalizer, where Python drops what is raised."""
         if self.signum and isinstance(found.exc_value, SystemExit | KeyboardInterrupt):
-            threading.Timer(AGAIN_SECONDS, _thread.interrupt_main, [self.signum]).start()
+            threading.Timer(AGAIN_SECONDS, os.kill, [os.getpid(), self.signum]).start()
         else:
             sys.__unraisablehook__(found)
 

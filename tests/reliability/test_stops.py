@@ -140,7 +140,7 @@ class Dying:
 
 stop.listen()
 Dying()
-time.sleep(30)
+time.sleep(120)
 print("went on")
 """
 
