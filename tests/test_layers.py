@@ -32,7 +32,7 @@ LAYERS = [
     {"training", "inference", "data_page", "locate", "sameness"},
     {"result", "data_view", "foundation", "guard"},
     {"evaluation"},
-    {"deposit"},
+    {"deposit", "learning"},
     {"experiment", "summary"},
     {"comparison"},
     {"sweep", "review"},

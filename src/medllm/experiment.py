@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from transformers import set_seed
@@ -25,43 +25,29 @@ from medllm.conversation import Renderer
 from medllm.data.pipeline import Datasets
 from medllm.deposit import base_name, record_curves, record_data, record_proof, save_artifact, say_plan
 from medllm.errors import ConfigError, Fault, PointPrunedError
-from medllm.foundation import foundation, lay_ground, lend_base, measure_base
+from medllm.foundation import Measured, foundation, lay_ground, lend_base, measure_base
+from medllm.inference.generate import Answer
 from medllm.inference.samples import Samples
+from medllm.learning import FINISHING, Learning, uninterrupted
 from medllm.models.adapter import attach_adapter, changes_base, count_parameters, save_initial, save_model
 from medllm.models.base import is_at_hand, pick_device
-from medllm.models.fused.engine import FusedEngine
 from medllm.models.preflight import preflight_faults
 from medllm.result import Result, final_metrics, require_objective
 from medllm.run_folder import CONFIG, one_failure, read_record_id, write_record_id, write_whole
 from medllm.sameness import refuse_other_data, refuse_other_run
-from medllm.stopping import StopRequested, stop
+from medllm.stopping import stop
 from medllm.storage import explained_storage
 from medllm.tracking.build import open_record
 from medllm.tracking.lineage import GitState, git_state, hardware, versions
 from medllm.tracking.memory import explained_memory, peak_memory_gib, reset_peak_memory, trim_memory
 from medllm.tracking.record import Opening, Record, flatten
-from medllm.training.arguments import build_arguments
-from medllm.training.callbacks import (
-    ProgressBar,
-    Pruning,
-    Recorder,
-    SampleAnswers,
-    StepTimer,
-    StopOnRequest,
-)
 from medllm.training.checkpoint import checkpoints, fault, newest_valid, recover
-from medllm.training.engine import build_engine, engine_faults
+from medllm.training.engine import engine_faults
 from medllm.training.metrics import EvalMetrics
-from medllm.training.retry import train
 from medllm.training.trainer import MedTrainer
 
 if TYPE_CHECKING:
     from medllm.evaluation.training import TrainingSuites
-
-Thing = TypeVar("Thing")
-
-# What is said to a request that comes when all is computed.
-FINISHING = "the artifact is being written, which ends the run"
 
 
 def check(points: Sequence[Point]) -> None:
@@ -197,7 +183,7 @@ def _run(
     suites = _suites(conf, ground.inference_renderer, datasets, record)
 
     base = lend_base(ground)
-    measured = _uninterrupted(lambda: measure_base(base, ground))
+    measured = uninterrupted(lambda: measure_base(base, ground))
     proof, before, answers_before = measured.proof, measured.before, measured.answers
     samples = Samples(conf, ground.inference_renderer, record, folder)
     samples.put(answers_before, 0)
@@ -214,71 +200,29 @@ def _run(
 
     if device == "cpu":
         trim_memory()
-    stopping, pruning = StopOnRequest(stop.requested), Pruning(report or (lambda step, loss: False))
-    beside = [SampleAnswers(lambda step: suites.take(model, step))] if suites is not None else []
-    with ProgressBar() as progress, stop.deferred("stopping after this step, with a checkpoint"):
-
-        def build(conf: RunConf, below: int | None) -> MedTrainer:
-            engine = build_engine(conf, model, datasets, device, below)
-            trainer = build_trainer(model, conf, datasets, checkpoints, record, samples, engine)
-            for callback in (*beside, progress, stopping, pruning):
-                trainer.add_callback(callback)
-            return trainer
-
-        trainer = train(
-            build, decided, conf, datasets, checkpoint, lambda text: record.set_tags({"memory.retries": text})
-        )
+    learning = Learning(model, ground, conf, checkpoints, record, samples, suites, report)
+    trainer = learning.train(checkpoint)
     if trainer.conf.gradient_checkpointing is not decided.trainer.gradient_checkpointing:
         foundation.clear()  # the base's layers are recomputed now
-    if stopping.stopped:
+    if learning.stopped:
         _stop(folder, is_point=is_point)
-    if pruning.loss is not None:
+    if learning.pruned is not None:
         record_curves(trainer, before, conf, folder, record)
         foundation.take_back(model, conf.lora)
-        said = f"held-out loss {pruning.loss:.4f} at step {trainer.state.global_step} of {trainer.state.max_steps}"
+        said = f"held-out loss {learning.pruned:.4f} at step {trainer.state.global_step} of {trainer.state.max_steps}"
         record.set_tags({"pruned": said})
-        raise PointPrunedError(said, pruning.loss)
-    with stop.deferred("stopping now, with a checkpoint"):
-        try:
-            with stop.cutting_short() if ranks.world_size() == 1 else contextlib.nullcontext():
-                after = _final_evaluation(trainer) if datasets.eval else None
-                answers_after = samples.take(model, trainer.state.global_step)
-        except StopRequested:
-            pass
-        if stopping.asked():
-            trainer.keep()
-            _stop(folder, is_point=is_point)
+        raise PointPrunedError(said, learning.pruned)
+    after, answers_after = learning.judge(trainer)
+    if learning.stopped:
+        _stop(folder, is_point=is_point)
 
     with stop.deferred(FINISHING):
         record_curves(trainer, before, conf, folder, record)
         if trainer.eval_losses is not None:
             record.log_artifact(trainer.eval_losses.save(folder))
 
-    def rate(count: torch.Tensor) -> float:
-        return int(count) / trainer.train_seconds if trainer.train_seconds else math.nan
-
-    result = Result(
-        name=conf.name,
-        folder=folder,
-        artifact=folder / "artifact",
-        run_id=record.id,
-        before=before,
-        after=after,
-        answers_before=answers_before,
-        answers_after=answers_after,
-        train_loss=trainer.mean_train_loss,
-        steps=trainer.state.global_step,
-        seconds=time.perf_counter() - started,
-        startup_seconds=(trainer.began or time.perf_counter()) - started,
-        train_seconds=trainer.train_seconds,
-        tokens_per_second=rate(trainer.num_tokens),
-        supervised_tokens_per_second=rate(trainer.num_supervised_tokens),
-        peak_memory_gib=max(ranks.gather(peak_memory_gib(device))),
-        trainable=trainable,
-        total=total,
-        suites=suites.newest if suites is not None else {},
-        aim=conf.trainer.objective,
-        aim_sign=-1 if conf.trainer.objective_better is Direction.higher else 1,
+    result = _result(
+        conf, folder, record, measured, trainer, after, answers_after, device, started, (trainable, total), suites
     )
     with stop.deferred(FINISHING):
         whole = trainer.gather_weights(getattr(torch, conf.model.dtype.value))
@@ -289,22 +233,54 @@ def _run(
     return result
 
 
-def _uninterrupted(work: Callable[[], Thing]) -> Thing:
-    """What the work comes to; a request to stop before its end ends the run, which has nothing to save yet."""
-    try:
-        with stop.cutting_short():
-            done = work()
-            stop.check()
-    except StopRequested:
-        stop.raise_now()
-    return done
-
-
 def _stop(folder: Path, *, is_point: bool) -> NoReturn:
     """Ends a run that was asked to stop and has saved where it is."""
     where = "" if is_point else f" with hydra.run.dir={_display(folder)}"
     say("stopped", f"the same line{where} goes on from here")
     stop.raise_now()
+
+
+def _result(
+    conf: RunConf,
+    folder: Path,
+    record: Record,
+    measured: Measured,
+    trainer: MedTrainer,
+    after: EvalMetrics | None,
+    answers_after: list[Answer],
+    device: str,
+    started: float,
+    parameters: tuple[int, int],
+    suites: "TrainingSuites | None",
+) -> Result:
+    """What the run came to."""
+
+    def rate(count: torch.Tensor) -> float:
+        return int(count) / trainer.train_seconds if trainer.train_seconds else math.nan
+
+    return Result(
+        name=conf.name,
+        folder=folder,
+        artifact=folder / "artifact",
+        run_id=record.id,
+        before=measured.before,
+        after=after,
+        answers_before=measured.answers,
+        answers_after=answers_after,
+        train_loss=trainer.mean_train_loss,
+        steps=trainer.state.global_step,
+        seconds=time.perf_counter() - started,
+        startup_seconds=(trainer.began or time.perf_counter()) - started,
+        train_seconds=trainer.train_seconds,
+        tokens_per_second=rate(trainer.num_tokens),
+        supervised_tokens_per_second=rate(trainer.num_supervised_tokens),
+        peak_memory_gib=max(ranks.gather(peak_memory_gib(device))),
+        trainable=parameters[0],
+        total=parameters[1],
+        suites=suites.newest if suites is not None else {},
+        aim=conf.trainer.objective,
+        aim_sign=-1 if conf.trainer.objective_better is Direction.higher else 1,
+    )
 
 
 def _suites(conf: RunConf, renderer: Renderer, datasets: Datasets, record: Record) -> "TrainingSuites | None":
@@ -314,41 +290,6 @@ def _suites(conf: RunConf, renderer: Renderer, datasets: Datasets, record: Recor
     from medllm.evaluation.training import build_training_suites  # metrics of texts take a second to import
 
     return build_training_suites(conf, renderer, datasets.fingerprint, record)
-
-
-def build_trainer(
-    model: Any,
-    conf: RunConf,
-    datasets: Datasets,
-    checkpoints: Path,
-    record: Record,
-    samples: Samples,
-    engine: FusedEngine | None,
-) -> MedTrainer:
-    """A MedTrainer with its engine, recorder and samples."""
-    if conf.trainer.gradient_checkpointing and engine is None:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    trainer = MedTrainer(
-        conf=conf.trainer,
-        datasets=datasets,
-        model=model,
-        args=build_arguments(conf.trainer, checkpoints, conf.seed, engine.plan if engine else None),
-        engine=engine,
-        processing_class=samples.renderer.tokenizer,
-    )
-    trainer.add_callback(StepTimer(trainer))
-    trainer.add_callback(Recorder(record.log_metrics))
-    if conf.generation.sample_at_evaluation:
-        trainer.add_callback(SampleAnswers(lambda step: samples.take(model, step)))
-    return trainer
-
-
-def _final_evaluation(trainer: MedTrainer) -> EvalMetrics:
-    """Metrics of the trained model; the last evaluation's if this process made it after the last step."""
-    last: dict[str, Any] = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), {})
-    if last.get("step") != trainer.state.global_step or trainer.eval_losses is None:
-        last = trainer.evaluate()
-    return EvalMetrics(**{name: last[f"eval_{name}"] for name in EvalMetrics.__dataclass_fields__})
 
 
 def _display(folder: Path) -> str:
