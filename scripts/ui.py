@@ -1,7 +1,7 @@
 """Shows the run record: `python scripts/ui.py [OVERRIDES]`, then http://127.0.0.1:5000 in a browser.
 
     port=5001                                     another port; 0 takes a free one
-    tracking.tracking_uri=sqlite:///runs.db       another database than mlflow.db at the project's root
+    tracking.tracking_uri=sqlite:////srv/runs.db  another database than mlflow.db at the project's root
 
 It is MLflow's interface in this one process, for this machine alone: nobody has to sign in, so it listens at 127.0.0.1 and
 answers to no other name. What ends the process, a kill included, ends all of it.

@@ -6,6 +6,7 @@ import pytest
 
 from medllm.config.store import project_root
 from medllm.config.tracking import MlflowConf
+from medllm.errors import ConfigError
 from medllm.tracking.build import open_record
 from medllm.tracking.record import Opening
 from tests.conf.groups import assert_round_trips, load, options, refusal
@@ -34,6 +35,24 @@ def test_store_is_at_the_root_wherever_a_run_starts(monkeypatch: pytest.MonkeyPa
     conf = load("tracking", "mlflow").tracking
     assert isinstance(conf, MlflowConf)
     assert conf.tracking_uri == f"sqlite:///{project_root()}/mlflow.db"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["", "nonsense", "mlruns", "file:/a/mlruns", "sqlite://", "sqlite:///", "sqlite:///runs.db", "http://", "ftp://x"],
+)
+def test_no_address_of_a_store(uri: str) -> None:
+    """Is refused with what is one: MLflow would make a store of its own somewhere, or raise."""
+    with pytest.raises(ConfigError, match=r"is no store of runs\n +allowed: sqlite:////ABSOLUTE/FILE.db"):
+        MlflowConf(uri)
+
+
+@pytest.mark.parametrize(
+    "uri", ["sqlite:////a/b.db", "https://h", "http://h:5000/a", "postgresql+psycopg://h/db", "databricks"]
+)
+def test_addresses_of_stores(uri: str) -> None:
+    """Files, servers and databases that MLflow takes."""
+    assert MlflowConf(uri).tracking_uri == uri
 
 
 def test_refusals() -> None:

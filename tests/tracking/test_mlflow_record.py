@@ -253,6 +253,16 @@ def test_a_record_that_cannot_be_filled_has_failed(tmp_path: Path, monkeypatch: 
     assert {run.info.run_name: run.info.status for run in runs(tmp_path)} == {"KILLED": "KILLED", "FAILED": "FAILED"}
 
 
+@pytest.mark.parametrize("uri", ["sqlite:///{}/text", "sqlite:///{}/text/m.db", "mysql+nodriver://h/runs"])
+def test_what_is_no_database_is_told(tmp_path: Path, uri: str) -> None:
+    """A file of another kind, a place that cannot be, a driver that is not there: one message, whoever asks."""
+    (tmp_path / "text").write_text("no database")
+    conf = MlflowConf(uri.format(tmp_path))
+    with pytest.raises(TrackingError, match="cannot be used"), open_record(conf, Opening("one"), tmp_path / "run"):
+        pass
+    assert find_record(conf, "0" * 32).id == ""
+
+
 def test_faults_of_the_store_are_told(tmp_path: Path) -> None:
     """An unreachable server and a deleted experiment: one message with the remedy."""
     conf = MlflowConf("http://127.0.0.1:9", "test", None)

@@ -1,10 +1,15 @@
 """Schemas of the `tracking` group: where the record of a run is kept."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from medllm.config.conf import Conf
 from medllm.errors import Fault
+
+# What MLflow takes beside a file of SQLite.
+ADDRESS = re.compile(r"(?:https?|(?:postgresql|mysql|mssql)(?:\+\w+)?)://[^/\s]\S*|databricks(?:://\S+)?")
+SQLITE = "sqlite:///"
 
 
 @dataclass
@@ -22,7 +27,7 @@ class MlflowConf(TrackingConf):
     """An MLflow tracking store.
 
     Attributes:
-        tracking_uri: `sqlite:///<file>` or the address of a server. Credentials come from the environment
+        tracking_uri: `sqlite:///<absolute file>` or the address of a server. Credentials come from the environment
             (`MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_TOKEN` ...), never from here.
         experiment_name: Created where it does not exist.
         artifact_location: Where a new experiment keeps its files: an absolute folder or an address such as `s3://...`.
@@ -37,8 +42,16 @@ class MlflowConf(TrackingConf):
     log_texts: bool = False
 
     def faults(self) -> list[Fault]:
-        """A relative folder would depend on where a command was typed."""
-        location = self.artifact_location
+        """A relative path would depend on where a command was typed."""
+        found, uri, location = [], self.tracking_uri, self.artifact_location
+        file = Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+        if not (ADDRESS.fullmatch(uri) if file is None else file.is_absolute() and file.name):
+            allowed = (
+                "sqlite:////ABSOLUTE/FILE.db, or the address of a server: http://HOST:PORT, postgresql://HOST/NAME"
+            )
+            found.append(Fault("tracking_uri", "is no store of runs", uri, allowed=allowed))
         if location and "://" not in location and not Path(location).is_absolute():
-            return [Fault("artifact_location", "is relative", location, allowed="an absolute folder or an address")]
-        return []
+            found.append(
+                Fault("artifact_location", "is relative", location, allowed="an absolute folder or an address")
+            )
+        return found

@@ -21,7 +21,7 @@ from medllm.errors import PointPrunedError, TrackingError
 from medllm.redaction import redacted
 from medllm.run_folder import UNSENT, has_unsent, write_record_id
 from medllm.tracking.delivery import Delivery
-from medllm.tracking.mlflow_store import begin, introduce, is_there, quieten, told
+from medllm.tracking.mlflow_store import begin, introduce, is_there, quieten, store_errors, told
 from medllm.tracking.names import legal_names
 from medllm.tracking.record import Opening, Record
 from medllm.tracking.spool import Deliver, Entry, NotDeliveredError, Spool, describe, read_entries, replay
@@ -200,7 +200,6 @@ def tag_of(conf: MlflowConf, run_id: str, name: str) -> str:
 def _find(conf: MlflowConf, run_id: str) -> tuple[Any, Any] | None:
     """A client and the run, if the store answers and has it. Makes no store."""
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
     quieten()
     if not is_there(conf):
@@ -208,7 +207,7 @@ def _find(conf: MlflowConf, run_id: str) -> tuple[Any, Any] | None:
     try:
         client = MlflowClient(tracking_uri=conf.tracking_uri)
         run = client.get_run(run_id)
-    except (MlflowException, OSError):
+    except store_errors():
         return None
     return (client, run) if run.info.lifecycle_stage == "active" else None
 

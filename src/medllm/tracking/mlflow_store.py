@@ -46,10 +46,8 @@ def connect(conf: MlflowConf) -> tuple[Any, str]:
 
     quieten()
     database = Path(conf.tracking_uri.removeprefix("sqlite:///")) if conf.tracking_uri.startswith("sqlite:") else None
-    if database is not None:
-        database.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{database}.lock") if database is not None else contextlib.nullcontext()
-    with told(conf), lock:
+    with told(conf), lock:  # which makes the folder, too
         if database is not None and not database.exists():
             _make_database(database)
         client = MlflowClient(tracking_uri=conf.tracking_uri)
@@ -206,14 +204,20 @@ def _end_dead_runs(client: Any, experiment_id: str) -> None:
             client.set_terminated(run.info.run_id, "KILLED")
 
 
+def store_errors() -> tuple[type[Exception], ...]:
+    """What a store raises that cannot be used: MLflow, files, and databases, whose driver may not be installed."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, OSError, SQLAlchemyError, ImportError
+
+
 @contextlib.contextmanager
 def told(conf: MlflowConf) -> Iterator[None]:
     """Turns what the store raises into one message."""
-    from mlflow.exceptions import MlflowException
-
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except store_errors() as error:
         raise TrackingError(
             f"tracking.tracking_uri={conf.tracking_uri} cannot be used: {reason_of(error)}\n"
             "    fix: start the server, correct the address, or tracking=none"
