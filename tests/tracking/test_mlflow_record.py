@@ -263,6 +263,17 @@ def test_what_is_no_database_is_told(tmp_path: Path, uri: str) -> None:
     assert find_record(conf, "0" * 32).id == ""
 
 
+def test_a_run_whose_folder_lost_its_key(tmp_path: Path, database: Path) -> None:
+    """Goes on in its record all the same: its id is written down, too."""
+    with open_record(store(tmp_path), Opening("one"), tmp_path / "run") as first:
+        pass
+    (tmp_path / "run" / "record_key").unlink()
+    with open_record(store(tmp_path), Opening("one", run_id=first.id), tmp_path / "run") as again:
+        pass
+    assert again.id == first.id
+    assert (tmp_path / "run" / "record_key").is_file()
+
+
 def test_faults_of_the_store_are_told(tmp_path: Path) -> None:
     """An unreachable server and a deleted experiment: one message with the remedy."""
     conf = MlflowConf("http://127.0.0.1:9", "test", None)

@@ -100,8 +100,9 @@ def begin(conf: MlflowConf, opening: Opening, folder: Path) -> tuple[Any, str, b
     with told(conf):
         if not opening.parent_id:
             _end_dead_runs(client, experiment_id)
-        known = _known(client, opening.run_id) or _made_before(client, experiment_id, folder)
-        tags = _first_tags(opening) | {KEY: (folder / RECORD_KEY).read_text(encoding="utf-8")}
+        key, is_new = _key(folder)
+        known = _known(client, opening.run_id) or ("" if is_new else _made_before(client, experiment_id, key))
+        tags = _first_tags(opening) | {KEY: key}
         run_id = known or client.create_run(experiment_id, run_name=opening.name, tags=tags).info.run_id
     return client, run_id, bool(known)
 
@@ -169,17 +170,21 @@ def _known(client: Any, run_id: str) -> str:
     return run_id if run.info.lifecycle_stage == "active" else ""
 
 
-def _made_before(client: Any, experiment_id: str, folder: Path) -> str:
-    """The id of the run that a process made for this folder and did not live to write down; empty if there is none.
-
-    A key tells, which is in the folder before the run is made with it.
-    """
+def _key(folder: Path) -> tuple[str, bool]:
+    """What names a folder in the store, and whether it has only now been given."""
     path = folder / RECORD_KEY
-    if not path.is_file():
+    is_new = not path.is_file()
+    if is_new:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, uuid.uuid4().hex)
-        return ""
-    key = path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8"), is_new
+
+
+def _made_before(client: Any, experiment_id: str, key: str) -> str:
+    """The id of the run that a process made for a folder and did not live to write down; empty if there is none.
+
+    The key tells, which is in the folder before the run is made with it.
+    """
     found = client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
     return str(found[0].info.run_id) if found else ""
 
