@@ -22,19 +22,21 @@ def main(arguments: list[str]) -> None:
         raise ConfigError(
             [Fault("", "no such option", a, allowed="run=") for a in rest] or Fault("run", "needs a value")
         )
-    from medllm.run_folder import SWEEP, UNSENT, has_unsent, lock_folder
+    from medllm.run_folder import CONFIG, SWEEP, UNSENT, has_unsent, lock_folder
     from medllm.tracking.build import replay_record
 
     folder = Path(text).expanduser()
-    if not folder.is_dir():
-        raise ConfigError(Fault("run", "is no folder", text, allowed="a run's folder, or a sweep's"))
+    is_sweep = (folder / SWEEP).is_file()
+    if not (
+        is_sweep or (folder / CONFIG).is_file() or (folder / UNSENT).is_file()
+    ):  # of a day, perhaps, where one still runs
+        raise ConfigError(Fault("run", "is no such folder", text, allowed="a run's folder, or a sweep's"))
     works_in = folder.parent if (folder.parent / SWEEP).is_file() else folder
     fix = "wait for its end: it sends what is left by itself, as soon as the store is back"
     lock = lock_folder(works_in, Fault("run", "is in use by another process", text, fix=fix))
     try:
-        left = [
-            path.parent for path in (folder / UNSENT, *sorted(folder.glob(f"*/{UNSENT}"))) if has_unsent(path.parent)
-        ]
+        points = sorted(folder.glob(f"*/{UNSENT}")) if is_sweep else []
+        left = [path.parent for path in (folder / UNSENT, *points) if has_unsent(path.parent)]
         for one in left:
             tell("sent", f"{replay_record(one)} entries of {one}")
         if not left:

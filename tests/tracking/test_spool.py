@@ -1,5 +1,7 @@
 """What a run has to say arrives: once, in its order, whatever the store does meanwhile."""
 
+import io
+import runpy
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from medllm.errors import TrackingError
+from medllm.errors import ConfigError, TrackingError
 from medllm.run_folder import has_unsent
 from medllm.tracking import spool as spooling
 from medllm.tracking.spool import Entry, NotDeliveredError, Spool, read_entries, replay
 
+ROOT = Path(__file__).parents[2]
 HEAD: Entry = {"tracking_uri": "a store", "run_id": "a run"}
 
 
@@ -207,3 +210,50 @@ def test_a_full_disk_is_told_and_survived(tmp_path: Path, capsys: pytest.Capture
     assert store.steps() == [0, 1, 2, 3]
     assert capsys.readouterr().err.count("cannot be written now: No space left on device") == 1
     assert not (tmp_path / "unsent.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "",
+        "null\n",
+        "{}\n",
+        '{"tracking_uri": "u", "run_id": "r"}\n[1]\n',
+        '{"tracking_uri": "u", "run_id": "r"}\n{"a": 1}\n',
+    ],
+)
+def test_a_damaged_file_is_told(tmp_path: Path, lines: str) -> None:
+    """By its name and with the remedy, whatever is in it; it stays as it is."""
+    path = tmp_path / "unsent.jsonl"
+    path.write_text(lines)
+    with pytest.raises(TrackingError, match=r"unsent.jsonl is no file of entries .*\n +fix: "):
+        read_entries(path)
+    assert path.read_text() == lines
+
+
+def test_a_disk_without_room_for_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends the run before it begins: half a head would make what follows unreadable."""
+    write = io.FileIO.write
+
+    class Short(io.FileIO):
+        def write(self, data: Any) -> int:
+            return write(self, data[:5])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda self, mode, buffering: Short(self, "w+"))
+        with pytest.raises(OSError, match="No space left"):
+            Spool(tmp_path / "unsent.jsonl", HEAD, lambda entries, doubtful: None, "store", 1.0)
+    assert (tmp_path / "unsent.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("what", ["empty", "day"])
+def test_replay_takes_a_run_or_a_sweep(tmp_path: Path, what: str) -> None:
+    """An empty folder, and one that only holds runs, where one may still run: refused, nothing is made or sent there."""
+    run = tmp_path / "run" / "unsent.jsonl"
+    if what == "day":
+        run.parent.mkdir()
+        run.write_text('{"tracking_uri": "sqlite:////a/b.db", "run_id": "r"}\n{"kind": "end_children"}\n')
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match="allowed: a run's folder, or a sweep's"):
+        runpy.run_path(str(ROOT / "scripts" / "replay.py"))["main"]([f"run={tmp_path}"])
+    assert sorted(tmp_path.rglob("*")) == before

@@ -59,9 +59,9 @@ class Spool:
         self._path, self._deliver, self._told, self._patience = path, deliver, told, patience
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w+b", buffering=0)
-        self._file.write(_line(head))
         self._changed = threading.Condition()
-        self._start = self._sent = self._written = self._file.tell()  # bytes
+        self._write(_line(head))
+        self._start = self._sent = self._written  # bytes
         self._backlog: list[Entry] = []  # what a full disk did not take yet
         self._asked = self._in_vain = 0  # calls of `flush`, and the last one after which a try failed
         self._waited = 0.0  # seconds, for a store that has not answered since
@@ -250,9 +250,15 @@ def read_entries(path: Path) -> tuple[Entry, list[Entry]]:
     """
     try:
         with path.open("rb") as file:
-            return json.loads(file.readline()), [entry for entries, _ in _calls(file) for entry in entries]
-    except (OSError, ValueError) as error:
-        raise TrackingError(f"{path} is no file of entries for a store: {error}") from None
+            head = json.loads(file.readline())
+            if not (isinstance(head, dict) and {"tracking_uri", "run_id"} <= head.keys()):
+                raise ValueError("its first line does not say of which run it is")
+            return head, [entry for entries, _ in _calls(file) for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrackingError(
+            f"{path} is no file of entries for a store: {error}\n"
+            "    fix: remove the damaged line, or move that file away to go on without what is in it"
+        ) from None
 
 
 def _line(entry: Entry) -> bytes:
