@@ -27,6 +27,7 @@ CANARIES = {
     "a private key": "-----BEGIN RSA PRIVATE KEY-----\nMIIcanary0canary1\n-----END RSA PRIVATE KEY-----",
     "an access key of AWS": "AKIAIOSFODNN7EXAMPLE",
     "an address with its password": "https://nurse:pass-canary@mlflow.example.org/api",
+    "a secret in an address": "postgresql://db.example.org/runs?user=nurse&password=Pw-canary",
     "a secret by its name": "aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
 }
 # What of each must never be read anywhere.
@@ -38,6 +39,7 @@ CORES = (
     "MIIcanary0",
     "AKIAIOSFODNN7EXAMPLE",
     "pass-canary",
+    "Pw-canary",
     "wJalrXUtnFEMI",
 )
 # Of no form: known by the variable that holds it.
@@ -93,6 +95,8 @@ def test_values_are_known_by_the_names_of_their_variables(name: str, monkeypatch
         "http://127.0.0.1:5000/a@b",
         "models:/demo@champion",
         "task-of-some-2-very-long-description-of-it",
+        "/data/medical-sk-dialogues-2024-version-2",
+        "postgresql://db.example.org/runs?user=nurse&sslmode=require",
         "meta-llama/Meta-Llama-3-8B-Instruct",
         "eos_token=<|end_of_text|>, pad_token: '<|reserved_special_token_5|>'",
         "token = self.tokenizer.convert_tokens_to_ids(1)",

@@ -17,7 +17,7 @@ HUB_TOKEN = re.compile(r"\bhf_(?:oauth_)?[A-Za-z0-9]{30,}")
 SECRETS = {
     "a token of the hub": HUB_TOKEN,
     "a token of GitHub": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{36,}|\bgithub_pat_\w{22,}"),
-    "an API key": re.compile(r"\bsk-(?=[\w-]*\d)[\w-]{20,}"),
+    "an API key": re.compile(r"(?<![\w-])sk-(?=[\w-]*\d)[\w-]{20,}"),
     "a signed token": re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"),
     "a private key": re.compile(
         r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[\s\S]*?-----END [A-Z ]*PRIVATE KEY-----|[\w\s+/=\\]*)"
@@ -25,6 +25,11 @@ SECRETS = {
     "an access key of AWS": re.compile(r"\bA(?:KI|SI)A[0-9A-Z]{16}\b"),
     "an address with its password": re.compile(
         r"\b[a-z][a-z0-9+]{1,20}://(?P<secret>[^\s/:@\"']{0,64}:[^\s/@\"']{1,128})@", re.I
+    ),
+    "a secret in an address": re.compile(
+        r"[?&](?:password|passwd|pwd|sslpassword|(?:access_)?token|api_key|secret|sig|X-Amz-Signature|X-Amz-Security-Token)="
+        r"(?P<secret>[^\s&#\"'\[\]]*[^\s&#\"'\[\].,;:)])",
+        re.I,
     ),
     "a secret by its name": re.compile(
         r"(?<![A-Za-z0-9])(?:[\w-]{0,40}[_-])?(?:token|secret|passwo?r?d|passwd|(?:api|access|secret|private)[_-]?key)"
