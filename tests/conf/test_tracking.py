@@ -39,7 +39,18 @@ def test_store_is_at_the_root_wherever_a_run_starts(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     "uri",
-    ["", "nonsense", "mlruns", "file:/a/mlruns", "sqlite://", "sqlite:///", "sqlite:///runs.db", "http://", "ftp://x"],
+    [
+        "",
+        "nonsense",
+        "mlruns",
+        "file:/a/mlruns",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///runs.db",
+        "sqlite:////tmp",
+        "http://",
+        "ftp://x",
+    ],
 )
 def test_no_address_of_a_store(uri: str) -> None:
     """Is refused with what is one: MLflow would make a store of its own somewhere, or raise."""

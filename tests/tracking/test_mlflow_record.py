@@ -1,7 +1,9 @@
 """The run record tells the truth."""
 
+import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 from pathlib import Path
@@ -316,6 +318,18 @@ def test_a_record_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "nothing is recorded there" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
     assert find_record(NoTrackingConf(), "0" * 32).id == ""
+
+
+def test_the_store_is_one_file(tmp_path: Path) -> None:
+    """When a run has ended, a copy of its database alone has all of it."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as made:
+        made.execute("pragma journal_mode=wal")
+    with open_record(store(tmp_path), Opening("one"), tmp_path / "one") as record:
+        record.log_metrics({"eval/loss": 1.0}, 1)
+    (tmp_path / "copy").mkdir()
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "copy")
+    (run,) = runs(tmp_path / "copy")
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"eval/loss": 1.0})
 
 
 @pytest.mark.slow

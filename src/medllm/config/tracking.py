@@ -45,7 +45,7 @@ class MlflowConf(TrackingConf):
         """A relative path would depend on where a command was typed."""
         found, uri, location = [], self.tracking_uri, self.artifact_location
         file = Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
-        if not (ADDRESS.fullmatch(uri) if file is None else file.is_absolute() and file.name):
+        if not (ADDRESS.fullmatch(uri) if file is None else file.is_absolute() and file.name and not file.is_dir()):
             allowed = (
                 "sqlite:////ABSOLUTE/FILE.db, or the address of a server: http://HOST:PORT, postgresql://HOST/NAME"
             )

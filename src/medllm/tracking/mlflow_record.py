@@ -21,7 +21,7 @@ from medllm.errors import PointPrunedError, TrackingError
 from medllm.redaction import redacted
 from medllm.run_folder import UNSENT, has_unsent, write_record_id
 from medllm.tracking.delivery import Delivery
-from medllm.tracking.mlflow_store import begin, introduce, is_there, quieten, store_errors, told
+from medllm.tracking.mlflow_store import begin, introduce, is_there, quieten, settle, store_errors, told
 from medllm.tracking.names import legal_names
 from medllm.tracking.record import Opening, Record
 from medllm.tracking.spool import Deliver, Entry, NotDeliveredError, Spool, describe, read_entries, replay
@@ -155,6 +155,7 @@ def open_mlflow_record(conf: MlflowConf, opening: Opening, folder: Path) -> Iter
     finally:
         record.end(status)
         spool.close()
+        settle(conf)
 
 
 def _begin_late(conf: MlflowConf, opening: Opening, folder: Path, record: MlflowRecord | None = None) -> Delivery:

@@ -79,6 +79,18 @@ def _make_database(database: Path) -> None:
         made.replace(database)
 
 
+def settle(conf: MlflowConf) -> None:
+    """Brings what a write-ahead log still holds into the database's file, which is the whole store where nobody writes to it."""
+    path = conf.tracking_uri.removeprefix("sqlite:///")
+    if path == conf.tracking_uri:
+        return
+    with (
+        contextlib.suppress(sqlite3.Error),  # somebody else has it: the last of them settles it
+        contextlib.closing(sqlite3.connect(path, timeout=1)) as connection,
+    ):
+        connection.execute("pragma wal_checkpoint(truncate)")
+
+
 def _artifact_location(conf: MlflowConf, database: Path | None) -> str | None:
     if conf.artifact_location and "://" in conf.artifact_location:
         return conf.artifact_location
