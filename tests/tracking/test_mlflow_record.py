@@ -193,11 +193,11 @@ def test_a_run_that_nobody_wrote_down_is_found_again(tmp_path: Path) -> None:
 
 
 def test_steps_that_are_done_again_count_once(tmp_path: Path) -> None:
-    """The same number at the same step is not recorded twice; another one is."""
+    """The same number at the same step is not recorded twice; another one is, unless it is a clock's."""
     for losses in ((4.0, 3.0, 2.0), (3.0, 2.5, 1.0)):
         with open_record(store(tmp_path), Opening("run"), tmp_path / "run") as record:
             for step, loss in enumerate(losses, start=1 if losses[0] == 4.0 else 2):
-                record.log_metrics({"train/loss": loss}, step)
+                record.log_metrics({"train/loss": loss, "perf/tokens_per_second": 100 * loss + step}, step)
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = runs(tmp_path)
     history = client.get_metric_history(run.info.run_id, "train/loss")

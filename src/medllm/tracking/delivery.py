@@ -12,6 +12,9 @@ from medllm.tracking.spool import Entry, NotDeliveredError, describe
 # How urllib3 ends what it says of a connection.
 CAUSE = re.compile(r"Caused by .*: ([^:'\"]+)['\"]\)")
 
+# Metrics that a clock decides, and nothing that was computed.
+CLOCKS = "perf/"
+
 
 class Delivery:
     """Brings entries to a run.
@@ -77,7 +80,7 @@ class Delivery:
             for key, value in entry["metrics"].items()
         ]
         if self._again:
-            metrics = [m for m in metrics if (m.step, m.value) not in self._known_before(m.key)]
+            metrics = [m for m in metrics if _number(m) not in self._known_before(m.key)]
         if doubtful:
             metrics = [m for m in metrics if (m.step, m.timestamp) not in self._known(m.key)]
         else:
@@ -92,9 +95,9 @@ class Delivery:
         return self._there[key]
 
     def _known_before(self, key: str) -> set[tuple[int, float]]:
-        """Steps and values of a metric when this process first sends it."""
+        """Numbers of a metric when this process first sends it."""
         if key not in self._before:
-            self._before[key] = {(m.step, m.value) for m in self._client.get_metric_history(self._run_id, key)}
+            self._before[key] = {_number(m) for m in self._client.get_metric_history(self._run_id, key)}
         return self._before[key]
 
     def _send_data(self, entry: Entry) -> None:
@@ -116,6 +119,11 @@ class Delivery:
         except Exception:  # whatever it is, it is no answer
             return False
         return True
+
+
+def _number(metric: Any) -> tuple[int, float]:
+    """Step and value, by which a number is known again; a clock's by its step alone, since it never shows the same twice."""
+    return metric.step, 0.0 if metric.key.startswith(CLOCKS) else metric.value
 
 
 def log_tags(client: Any, run_id: str, tags: dict[str, str]) -> None:
