@@ -27,7 +27,7 @@ def install() -> None:
         if self.state.global_step < 1:
             return step(self, *arguments, **more)
         said = os.environ["MEDLLM_TEST_LEAK"]
-        library = logging.getLogger("some.library")
+        library = logging.getLogger("some.package")
         try:
             raise ConnectionError(f"refused: {said}")
         except ConnectionError as error:

@@ -169,7 +169,7 @@ def logger() -> Iterator[logging.Logger]:
     """Of a library, whose records are made as in a run."""
     before = logging.getLogRecordFactory()
     logging.setLogRecordFactory(RedactedRecord)
-    yield logging.getLogger("some.library")
+    yield logging.getLogger("some.package")
     logging.setLogRecordFactory(before)
 
 

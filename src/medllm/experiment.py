@@ -43,6 +43,7 @@ from medllm.tracking.memory import explained_memory, peak_memory_gib, reset_peak
 from medllm.tracking.record import Opening, Record, flatten
 from medllm.training.checkpoint import checkpoints, fault, newest_valid, recover
 from medllm.training.engine import engine_faults
+from medllm.training.fitting import smaller_overrides
 from medllm.training.metrics import EvalMetrics
 from medllm.training.trainer import MedTrainer
 
@@ -113,7 +114,7 @@ def run_training(
             open_record(tracking, opening, folder) as record,
             one_failure(shared),
             explained_storage(folder),
-            explained_memory(_smaller(conf)),
+            explained_memory(smaller_overrides(conf)),
             _kept_foundation(keep=is_point),
             stop.no_other_exit(),
         ):
@@ -296,15 +297,6 @@ def _display(folder: Path) -> str:
     """A folder's path, short where it lies below the project."""
     root = project_root()
     return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
-
-
-def _smaller(conf: RunConf) -> str:
-    """What would make a run take less of a GPU, to show."""
-    return (
-        f"trainer.per_device_train_batch_size={conf.trainer.per_device_train_batch_size} down, "
-        "trainer.gradient_accumulation_steps up by as much; trainer.gradient_checkpointing=true; "
-        f"a smaller data.max_length ({conf.data.max_length}); quantization=nf4_double"
-    )
 
 
 @contextlib.contextmanager
