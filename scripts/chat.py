@@ -17,14 +17,11 @@ from medllm.cli import run_script
 from medllm.config.chat import ChatConf
 from medllm.config.compose import load_conf
 from medllm.console import plain_console
-from medllm.libraries import prepare_libraries
 
 
 def main(arguments: list[str]) -> None:
     """Loads and talks."""
     conf = load_conf(ChatConf, arguments)
-    prepare_libraries()
-
     from medllm.chat.speaker import Speaker  # heavy imports only after every key, type and range is right
     from medllm.chat.terminal import Terminal, answering, read_line
     from medllm.inference.load import open_artifact

@@ -20,7 +20,6 @@ from medllm.cli import pop_option, run_script
 from medllm.config.compose import load_conf
 from medllm.config.evaluation import EvaluateConf
 from medllm.console import results_console, tell
-from medllm.libraries import prepare_libraries
 
 
 def main(arguments: list[str]) -> None:
@@ -34,7 +33,6 @@ def main(arguments: list[str]) -> None:
     shorthand = [f"evaluation={suite}"] if suite else []
     shorthand += [f"evaluation.limit={limit}"] if limit else []
     conf = load_conf(EvaluateConf, [*shorthand, *arguments])
-    prepare_libraries()
     from medllm.evaluation.gate import EXIT_CODES  # heavy imports only after every key, type and range is right
     from medllm.evaluation.report import record_report, write_report
     from medllm.evaluation.run import evaluate

@@ -23,13 +23,11 @@ from medllm.cli import run_script
 from medllm.config.compose import load_conf
 from medllm.config.export import ExportConf
 from medllm.console import tell
-from medllm.libraries import prepare_libraries
 
 
 def main(arguments: list[str]) -> None:
     """Exports, and says what was proven."""
     conf = load_conf(ExportConf, arguments)
-    prepare_libraries()
     from medllm.export.write import as_rows, export  # heavy imports only after every key, type and range is right
     from medllm.locate import find_artifact
 

@@ -19,7 +19,6 @@ from medllm.config.compose import load_conf
 from medllm.config.publish import PublishConf
 from medllm.console import tell
 from medllm.errors import ConfigError
-from medllm.libraries import prepare_libraries
 
 DRY_RUN = "--dry-run"
 
@@ -27,7 +26,6 @@ DRY_RUN = "--dry-run"
 def main(arguments: list[str]) -> None:
     """Publishes, or says what would be published."""
     conf = load_conf(PublishConf, [argument for argument in arguments if argument != DRY_RUN])
-    prepare_libraries()
     from medllm.locate import find_artifact
     from medllm.publication.publish import prepare, publish, show
 

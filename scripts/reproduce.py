@@ -40,9 +40,6 @@ def main(arguments: list[str]) -> None:
     arguments, batch_size = pop_option(arguments, "batch_size", 8)
     run = load_run_conf(arguments)
     conf, anchors = _conf(given)
-    from medllm.libraries import prepare_libraries
-
-    prepare_libraries()
     from rich.progress import Progress
 
     from medllm.console import console

@@ -18,13 +18,11 @@ Nothing of what people write is recorded or logged unless feedback=true. Behind 
 from medllm.cli import run_script
 from medllm.config.compose import load_conf
 from medllm.config.serve import ServeConf
-from medllm.libraries import prepare_libraries
 
 
 def main(arguments: list[str]) -> None:
     """Loads and listens."""
     conf = load_conf(ServeConf, arguments)
-    prepare_libraries()
     from medllm.locate import find_artifact  # heavy imports only after every key, type and range is right
     from medllm.serving.server import serve
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import uuid
+from collections import UserDict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +113,17 @@ def test_what_is_no_secret_stays(text: str, monkeypatch: pytest.MonkeyPatch) -> 
     }.items():
         monkeypatch.setenv(name, value)
     assert redacted(text) == text and not secrets_in(text)
+
+
+def test_a_variable_that_goes_away_meanwhile_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries' threads take variables out of the environment between its list of names and a value."""
+
+    class Vanishing(UserDict[str, str]):
+        def __iter__(self) -> Iterator[str]:
+            yield from ["GONE_TOKEN", *self.data]
+
+    monkeypatch.setattr(os, "environ", Vanishing({"HELD_TOKEN": "abcdefgh-1234"}))
+    assert redacted("it holds abcdefgh-1234") == "it holds [HELD_TOKEN]"
 
 
 def test_typed_secrets_are_refused(password: None) -> None:

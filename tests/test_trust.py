@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import os
 import pickle
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -230,3 +232,22 @@ def test_libraries_find_no_kernels_of_the_hub(monkeypatch: pytest.MonkeyPatch, t
     with pytest.raises(ImportError):
         importlib.import_module("kernels")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.slow
+def test_nobody_is_told_that_libraries_are_used() -> None:
+    """MLflow, the hub's client and Ray find their telemetry turned off, unless the environment says otherwise."""
+    asked = """
+from medllm.libraries import prepare_libraries
+prepare_libraries()
+import os
+from huggingface_hub.constants import HF_HUB_DISABLE_TELEMETRY
+from mlflow.telemetry.utils import is_telemetry_disabled
+print(HF_HUB_DISABLE_TELEMETRY, is_telemetry_disabled(), os.environ["RAY_USAGE_STATS_ENABLED"])
+"""
+    plain = {
+        name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ
+    }  # no CI, no pytest
+    for more, told in (({}, "True True 0"), ({"DO_NOT_TRACK": "false"}, "False False 0")):
+        done = subprocess.run([sys.executable, "-c", asked], env=plain | more, capture_output=True, text=True)
+        assert done.stdout.strip() == told, done.stderr

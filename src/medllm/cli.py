@@ -55,6 +55,7 @@ def run_script(main: Callable[[list[str]], None], text: str | None) -> NoReturn:
     if {"-h", "--help"} & set(sys.argv):
         print(text)
         sys.exit(0)
+    prepare_libraries()
     stop.listen()  # SIGTERM too then ends by way of what cleans up
     sys.exit(guarded(lambda: main(sys.argv[1:])))
 
@@ -104,6 +105,7 @@ def pop_option(arguments: list[str], name: str, default: Value) -> tuple[list[st
 
 
 def _launch(main: Callable[[], Any]) -> None:
+    prepare_libraries()
     stop.listen()
     sys.argv[1:] = overrides_first(sys.argv[1:])
     arguments = get_args_parser().parse_args(sys.argv[1:])
@@ -123,7 +125,6 @@ def _launch(main: Callable[[], Any]) -> None:
         fix = "python train.py ... -m, with hydra/launcher=joblib for several points at once"
         raise ConfigError(Fault("-m", f"a sweep in {ranks.world_size()} processes that train together", fix=fix))
     plan = make_plan(composed, multirun=arguments.multirun)
-    prepare_libraries()
     from medllm.experiment import check  # imports torch: only after every key, type and range is right
 
     check(plan.points)

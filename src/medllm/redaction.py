@@ -48,7 +48,9 @@ SHORTEST, SHORTEST_WORD = 8, 16
 
 def _values() -> dict[str, str]:
     """What environment variables whose names say secret hold, longest first, since one may hold another."""
-    named = {n: v.strip() for n, v in os.environ.items() if SECRET_NAME.search(n) and not PLACE_NAME.search(n)}
+    # By name, since another thread may remove one between the list and its value, as MLflow's telemetry does.
+    names = [name for name in os.environ if SECRET_NAME.search(name) and not PLACE_NAME.search(name)]
+    named = {name: os.environ.get(name, "").strip() for name in names}
     found = {
         name: value
         for name, value in named.items()

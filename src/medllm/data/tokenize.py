@@ -91,7 +91,6 @@ def tokenize(conversations: Conversations, renderer: Renderer, conf: DataConf) -
 
 
 def _key(conversations: Conversations, renderer: Renderer, conf: DataConf) -> str:
-    tokenizer = renderer.tokenizer
     package = Path(__file__).parent
     return key_of(
         code_version(
@@ -100,9 +99,7 @@ def _key(conversations: Conversations, renderer: Renderer, conf: DataConf) -> st
         ),
         conversations.fingerprint,
         conversations.column("id"),
-        tokenizer.backend_tokenizer.to_str(),
-        tokenizer.chat_template,
-        renderer.system_prompt,
+        renderer.fingerprint,
         conf.max_length,
         conf.over_length.name,
     )

@@ -7,7 +7,6 @@ from medllm.console import counting
 from medllm.errors import ReviewError
 from medllm.inference.generate import ask, generate
 from medllm.inference.load import open_artifact
-from medllm.libraries import prepare_libraries
 
 BATCH_SIZE = 4
 
@@ -43,7 +42,6 @@ def answer_prompts(artifact_folder: Path, prompts: dict[str, str]) -> tuple[Answ
     Raises:
         ModelError: if the base cannot be found.
     """
-    prepare_libraries()
     loaded, names = open_artifact(artifact_folder), list(prompts)
     sides: list[Answers] = []
     with counting("answers") as advance:
