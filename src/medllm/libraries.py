@@ -14,8 +14,7 @@ KERNEL_CACHES, KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY
 
 
 def prepare_libraries() -> None:
-    """Keeps them from telling who uses them, silences their advice to developers, bounds what they keep, and takes secrets out
-    of what they log.
+    """Ends their reports of who uses them and their advice, bounds what they keep, and takes secrets out of what they log.
 
     What the user's environment says stands.
 

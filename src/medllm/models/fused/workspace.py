@@ -53,9 +53,9 @@ class Workspace:
         for index, layer in enumerate(layers):
             for projection in layer:
                 if not projection.quantized or index < kept_layers:
-                    projection.move_in(self.zeros(*projection.shape), self.ops.dequantize)
+                    projection.move_in(self._unwritten(projection), self.ops.dequantize)
                 elif projection.name not in self._scratch:
-                    self._scratch[projection.name] = self.zeros(*projection.shape)
+                    self._scratch[projection.name] = self._unwritten(projection)
 
     def refresh(self) -> None:
         """Takes in what the optimizer did."""
@@ -82,12 +82,15 @@ class Workspace:
             most: T is never more; by default a whole micro-batch.
         """
         if name not in self._buffers:
-            self._buffers[name] = self.zeros(most or self.max_tokens, width)
+            self._buffers[name] = torch.zeros(most or self.max_tokens, width, dtype=self.dtype, device=self.device)
         return self._buffers[name][:tokens]
 
-    def zeros(self, *shape: int) -> Tensor:
-        """In the step's type, on its device."""
-        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+    def _unwritten(self, projection: Projection) -> Tensor:
+        """Memory for its matrix, of which only the border is zero yet: the rest is written before it is read."""
+        matrix = torch.empty(projection.shape, dtype=self.dtype, device=self.device)
+        matrix[projection.width :] = 0
+        matrix[:, projection.features :] = 0
+        return matrix
 
     # A projection
 
