@@ -115,6 +115,16 @@ def test_two_runs_of_one_configuration_give_one_hash(tiny_overrides: list[str], 
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+def test_an_artifact_of_a_killed_process_gives_way(tiny_overrides: list[str], tmp_path: Path) -> None:
+    """Killed when the artifact was sealed and the result was not written, a run goes on to a whole artifact, and the same one."""
+    conf = conf_of(tiny_overrides, "tracking=none")
+    first = load_artifact(run_training(conf, tmp_path / "run").artifact)
+    (first.folder / "stray.json").write_text("{}")
+    again = load_artifact(run_training(conf, tmp_path / "run").artifact)
+    assert again.manifest["weights_sha256"] == first.manifest["weights_sha256"]
+    assert again.manifest["files"].keys() == first.manifest["files"].keys()
+
+
 def test_sample_answers_do_not_change_the_result(tiny_overrides: list[str], tmp_path: Path) -> None:
     """A run that samples at each evaluation trains the same adapter as one that never does."""
     hashes = set()

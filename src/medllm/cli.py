@@ -12,6 +12,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -127,6 +128,7 @@ def _launch(main: Callable[[], Any]) -> None:
     plan = make_plan(composed, multirun=arguments.multirun)
     from medllm.experiment import check  # imports torch: only after every key, type and range is right
 
+    plan = _as_possible(plan)
     check(plan.points)
     if any(point.conf.hub.push_to_hub for point in plan.points):
         _check_upload(plan)
@@ -138,6 +140,19 @@ def _launch(main: Callable[[], Any]) -> None:
         with tempfile.TemporaryDirectory(prefix="medllm.") as folder:  # for what a run writes without asking its rank
             sys.argv[1:] = overrides_first([*sys.argv[1:], f"hydra.run.dir='{folder}'"])
             _explained(main, arguments.overrides)
+
+
+def _as_possible(plan: Plan) -> Plan:
+    """The plan as this machine can compute it, of runs that allow that they are changed; what other machines can is not known."""
+    from medllm.models.preflight import degraded
+
+    if plan.elsewhere:
+        return plan
+    found = [degraded(point.conf) for point in plan.points]
+    for reason in dict.fromkeys(reason for _, reason in found if reason):
+        say("degraded", f"quantization=none, as quantization.on_missing allows: {reason}")
+    points = (replace(point, conf=conf) for point, (conf, _) in zip(plan.points, found, strict=True))
+    return replace(plan, points=tuple(points))
 
 
 # What Hydra would take from elsewhere than what is checked here; a rerun even unpickles what it is given.
@@ -262,12 +277,15 @@ def run_point(config: DictConfig) -> float:
 
 def _refuse_held(config: DictConfig, folder: Path) -> None:
     """A folder takes one run, which goes on there if it was ended before its time."""
+    from medllm.models.preflight import degraded
     from medllm.run_folder import RESULT, read_result
     from medllm.sameness import refuse_other_run
 
     if read_result(folder).get("status") == "FINISHED":
         raise ConfigError(Fault("hydra.run.dir", "holds a run already", str(folder), fix="choose another folder"))
-    refuse_other_run(to_run_conf(config), folder)  # before the result of the one that is there gives way to this one's
+    refuse_other_run(
+        degraded(to_run_conf(config))[0], folder
+    )  # before the result of the one that is there gives way to this one's
     (folder / RESULT).unlink(missing_ok=True)
 
 
@@ -317,21 +335,26 @@ def _train_to_the_end(config: DictConfig, folder: Path, *, sweeping: bool) -> fl
 
 def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, RunConf]:
     from medllm.experiment import check, run_training
+    from medllm.models.preflight import degraded
     from medllm.result import result_metrics
     from medllm.run_folder import STUDY, SWEEP, SweepFile, write_result
     from medllm.summary import print_point, print_run
     from medllm.sweep.rates import rate_of, write_rate
 
-    conf = to_run_conf(config)
+    conf, missing = degraded(to_run_conf(config))
     check([Point((), conf)])
     options = {group: str(option) for group, option in HydraConfig.get().runtime.choices.items() if group in SCHEMAS}
+    if missing:
+        options["quantization"] = "none"
     parent_id = SweepFile.load(folder.parent).parent_id if sweeping and (folder.parent / SWEEP).is_file() else ""
     report = None
     if sweeping and (folder.parent / STUDY).is_file() and conf.trainer.objective == LOSS:  # what is pruned by
         from medllm.sweep.study import reporter  # imports optuna
 
         report = reporter(folder)
-    result = run_training(conf, folder, parent_id=parent_id, choices=options, is_point=sweeping, report=report)
+    result = run_training(
+        conf, folder, parent_id=parent_id, choices=options, missing=missing, is_point=sweeping, report=report
+    )
     write_result(
         folder,
         "FINISHED",

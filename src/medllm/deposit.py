@@ -93,14 +93,14 @@ def record_curves(trainer: MedTrainer, before: EvalMetrics | None, conf: RunConf
 
 def save_artifact(
     result: Result,
+    folder: Path,
     conf: RunConf,
     tokenizer: Tokenizer,
     renderer: Renderer,
     datasets: Datasets,
     commit: str,
 ) -> None:
-    """Writes what belongs to the weights in the artifact's folder, and seals it."""
-    folder = result.artifact
+    """Writes what belongs to the weights beside them, and seals the folder."""
     tokenizer.tokenizer.save_pretrained(folder)
     build_generation_config(conf.generation, renderer).save_pretrained(folder)
     (folder / "label_proof.json").write_bytes((result.folder / "label_proof.json").read_bytes())

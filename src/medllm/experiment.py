@@ -36,7 +36,7 @@ from medllm.result import Result, final_metrics, require_objective
 from medllm.run_folder import CONFIG, one_failure, read_record_id, write_record_id, write_whole
 from medllm.sameness import refuse_other_data, refuse_other_run
 from medllm.stopping import stop
-from medllm.storage import explained_storage
+from medllm.storage import explained_storage, whole_folder
 from medllm.tracking.build import open_record
 from medllm.tracking.lineage import GitState, git_state, hardware, versions
 from medllm.tracking.memory import explained_memory, peak_memory_gib, reset_peak_memory, trim_memory
@@ -73,6 +73,7 @@ def run_training(
     *,
     parent_id: str = "",
     choices: Mapping[str, str] | None = None,
+    missing: str = "",
     is_point: bool = False,
     report: Callable[[int, float], bool] | None = None,
 ) -> Result:
@@ -87,6 +88,7 @@ def run_training(
             nobody reads.
         parent_id: The sweep's record, if the run is a point of one.
         choices: Option chosen of each group (`lora`: `dora`), for the run record; by default the schemas' names.
+        missing: Why it trains without the quantization that was asked for, of `degraded`.
         is_point: Of a sweep: leaves the base model for the next point.
         report: Of a search: takes step and held-out loss at every evaluation, returns whether to give the point up.
 
@@ -108,7 +110,7 @@ def run_training(
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / CONFIG, resolved_yaml(conf))
         code = git_state(project_root())
-        opening = _opening(conf, folder, code, parent_id, choices)
+        opening = _opening(conf, folder, code, parent_id, choices, missing)
         tracking = conf.tracking if ranks.is_main() else NoTrackingConf()
         with (
             open_record(tracking, opening, folder) as record,
@@ -132,12 +134,16 @@ def run_training(
     return result
 
 
-def _opening(conf: RunConf, folder: Path, code: GitState, parent_id: str, choices: Mapping[str, str] | None) -> Opening:
+def _opening(
+    conf: RunConf, folder: Path, code: GitState, parent_id: str, choices: Mapping[str, str] | None, missing: str
+) -> Opening:
     """What the record says of a run before it begins."""
     tags = {"mlflow.source.git.commit": code.commit, "git.dirty": str(code.dirty).lower(), "seed": str(conf.seed)}
     tags |= {f"version.{name}": text for name, text in versions().items()}
     tags |= {f"hardware.{name}": text for name, text in hardware().items()}
     tags |= {"folder": _display(folder), "world_size": str(ranks.world_size())}
+    if missing:
+        tags |= {"quant": "none", "quant.missing": missing}
     leaves = {**(choices or schema_names(conf)), **flatten(resolved(conf))}
     # A point's folder says what distinguishes it, and ends in its key.
     name = folder.name.rpartition("-")[0] if parent_id else conf.name
@@ -228,8 +234,9 @@ def _run(
     with stop.deferred(FINISHING):
         whole = trainer.gather_weights(getattr(torch, conf.model.dtype.value))
         if ranks.is_main():
-            save_model(model, result.artifact, initial, whole)
-            save_artifact(result, conf, tokenizer, renderer, datasets, commit)
+            with whole_folder(result.artifact) as artifact:
+                save_model(model, artifact, initial, whole)
+                save_artifact(result, artifact, conf, tokenizer, renderer, datasets, commit)
     foundation.take_back(model, conf.lora)
     return result
 

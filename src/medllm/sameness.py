@@ -24,6 +24,7 @@ def inert_keys(conf: RunConf) -> set[str]:
     inert = {
         "data.num_conversations",
         "data.shuffle_seed",
+        "quantization.on_missing",
         "trainer.logging_steps",
         "trainer.save_strategy",
         "trainer.save_steps",

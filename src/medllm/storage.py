@@ -1,4 +1,4 @@
-"""What to say when a disk is full or fails, whichever library writes to it."""
+"""Folders that are whole or not there, and what to say when a disk is full or fails, whichever library writes to it."""
 
 import contextlib
 import errno
@@ -40,6 +40,20 @@ def explained_storage(folder: Path) -> Iterator[None]:
             "    fix: make room (trainer.save_total_limit=1 keeps one checkpoint only) or mend the disk; then the same line\n"
             "    in the same folder goes on from its newest checkpoint"
         ) from error
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside it to write to, which takes its place if all went well; what stood there gives way only then."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _reason(error: Exception) -> str:

@@ -1,19 +1,28 @@
 """The `quantization` group."""
 
+import os
+import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
+from medllm.artifact import load_artifact
 from medllm.config.compose import load_run_conf
 from medllm.config.plan import Point
+from medllm.config.quantization import NoQuantizationConf
+from medllm.config.trainer import Optimizer
 from medllm.errors import ConfigError
 from medllm.experiment import check
 from medllm.models import preflight
 from medllm.models.quantization import backend_fault, build_quantization_config
+from medllm.run_folder import write_result
 from tests.conf.groups import assert_round_trips, load, options, refusal
 
 
@@ -71,6 +80,78 @@ def test_what_this_machine_cannot_do_is_told_before_a_download(monkeypatch: pyte
         assert str(fault).startswith(said)
         assert fault.fix
     check([Point((), load_run_conf(["model=tiny_random", "trainer=gpu_80gb", "quantization=none"]))])
+
+
+OPTIMIZER = "trainer.optim=paged_adamw_8bit"
+# bitsandbytes is installed, and fails when it is imported.
+BROKEN = """
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+
+class Broken(MetaPathFinder, Loader):
+    def find_spec(self, name, path, target=None):
+        return ModuleSpec(name, self) if name == "bitsandbytes" else None
+
+    def exec_module(self, module):
+        raise ImportError("not built for this machine")
+
+sys.meta_path.insert(0, Broken())
+"""
+
+
+def test_degrades_where_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`on_missing=degrade`: no quantization and torch's AdamW without bitsandbytes, the run as it was with it, and never else."""
+    asked = load_run_conf(
+        ["model=tiny_random", "quantization=nf4_double", "quantization.on_missing=degrade", OPTIMIZER]
+    )
+    refused = load_run_conf(["model=tiny_random", "quantization=nf4_double", OPTIMIZER])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert preflight.degraded(asked) == (asked, "")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    found, reason = preflight.degraded(asked)
+    assert found == replace(
+        asked, quantization=NoQuantizationConf(), trainer=replace(asked.trainer, optim=Optimizer.adamw_torch)
+    )
+    assert "bitsandbytes does not work on cpu" in reason
+    check([Point((), found)])
+    assert preflight.degraded(refused) == (refused, "")
+    with pytest.raises(ConfigError) as raised:
+        check([Point((), refused)])
+    told = [str(fault).split(":")[0] for fault in raised.value.faults]
+    assert told == ["quantization", OPTIMIZER]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("state", ["sys.modules['bitsandbytes'] = None", BROKEN], ids=["missing", "broken"])
+def test_what_was_degraded_says_so(
+    state: str, train: Callable[..., subprocess.CompletedProcess[str]], tiny_overrides: list[str], tmp_path: Path
+) -> None:
+    """Without bitsandbytes the line is refused; allowed to degrade it trains unquantized, tagged `quant=none`, and goes on so."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(f"import sys\n{state}\n")
+    path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
+    folder, asked = (
+        tmp_path / "run",
+        [*tiny_overrides, "quantization=nf4", "trainer.save_strategy=steps", "trainer.save_steps=2"],
+    )
+
+    done = train(*asked, PYTHONPATH=path)
+    assert done.returncode == 2, done.stderr
+    assert "quantization: bitsandbytes does not work on cpu" in done.stderr
+    assert not folder.exists()
+    asked.append("quantization.on_missing=degrade")
+    for how, left in (
+        ("trains", "degraded  quantization=none, as quantization.on_missing allows"),
+        ("goes on", "checkpoint-4"),
+    ):
+        done = train(*asked, PYTHONPATH=path)
+        assert (done.returncode, left in done.stderr) == (0, True), f"{how}: {done.stderr}"
+        assert load_artifact(folder / "artifact").conf.quantization == NoQuantizationConf()
+        write_result(folder, "KILLED")
+    store = next(override for override in tiny_overrides if "tracking_uri" in override).partition("=")[2]
+    run = MlflowClient(store).get_run((folder / "record_id").read_text())
+    assert run.data.tags["quant"] == run.data.params["quantization"] == "none"
 
 
 def test_refusals() -> None:

@@ -14,6 +14,13 @@ class QuantType(Enum):
     fp4 = "fp4"
 
 
+class OnMissing(Enum):
+    """What becomes of a run where bitsandbytes does not work."""
+
+    error = "error"
+    degrade = "degrade"
+
+
 @dataclass
 class QuantizationConf(Conf):
     """Base of the group."""
@@ -25,14 +32,26 @@ class NoQuantizationConf(QuantizationConf):
 
 
 @dataclass
-class Int8Conf(QuantizationConf):
+class BitsAndBytesConf(QuantizationConf):
+    """What bitsandbytes computes.
+
+    Attributes:
+        on_missing: Where it does not work, a run is refused (`error`), or trains as with `quantization=none` (`degrade`), which
+            its record is tagged with.
+    """
+
+    on_missing: OnMissing = OnMissing.error
+
+
+@dataclass
+class Int8Conf(BitsAndBytesConf):
     """LLM.int8() (arXiv 2208.07339): 8-bit weights, outlier features above the threshold computed in 16 bit."""
 
     llm_int8_threshold: float = ranged(6.0, ge=0)
 
 
 @dataclass
-class FourBitConf(QuantizationConf):
+class FourBitConf(BitsAndBytesConf):
     """4-bit weights as in QLoRA (arXiv 2305.14314).
 
     Attributes:

@@ -22,6 +22,7 @@ from medllm.models.base import build_model_config, load_full_model
 from medllm.models.merge import check_mergeable
 from medllm.review.approval import review_status
 from medllm.run_folder import lock_folder
+from medllm.storage import whole_folder
 from medllm.tracking.saved_model import load_saved_model, save_model
 
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
@@ -53,7 +54,7 @@ def export(conf: ExportConf, artifact_folder: Path, output: Path) -> dict[str, t
             lambda: stack.enter_context(whole_model(artifact, reference.tokenizer, conf.onto, output))
         )
         for kind in (kind for kind in Format if kind in conf.formats):  # merged first: others are made of it
-            with _all_or_nothing(output, kind) as work:
+            with whole_folder(output / kind.value) as work:
                 proof = None
                 if kind is Format.merged:
                     proof = _merged(conf, artifact, reference, work)
@@ -87,18 +88,6 @@ def _alone(output: Path) -> Iterator[None]:
     finally:
         lock.release()
         (output / ".lock").unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _all_or_nothing(output: Path, kind: Format) -> Iterator[Path]:
-    """A folder to write to, which gets the form's name if all went well."""
-    work = output / f".{kind.value}.partial"
-    work.mkdir()
-    try:
-        yield work
-        work.rename(output / kind.value)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _check(conf: ExportConf, artifact: Artifact, reference: Reference, output: Path) -> None:

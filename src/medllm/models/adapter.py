@@ -15,6 +15,7 @@ from medllm.config.lora import (
     PrefixTuningConf,
 )
 from medllm.errors import ModelError
+from medllm.models.quantization import hide_broken_bitsandbytes
 
 TASK = "CAUSAL_LM"
 WEIGHTS = "adapter_model.safetensors"
@@ -91,6 +92,7 @@ def attach_adapter(base: Any, conf: AdapterConf, new_token_ids: tuple[int, ...] 
         new_token_ids: See `build_peft_config`.
         name: What the saved adapter names as its base.
     """
+    hide_broken_bitsandbytes()
     import peft
 
     tied = bool(base.config.tie_word_embeddings)

@@ -7,7 +7,9 @@ import torch
 
 from medllm.config.lora import AdapterConf, InitLoraWeights, LoraConf, NoAdapterConf, TargetedAdapterConf
 from medllm.config.model import AttnImplementation, ModelConf, PretrainedModelConf
+from medllm.config.quantization import BitsAndBytesConf, NoQuantizationConf, OnMissing
 from medllm.config.run import RunConf
+from medllm.config.trainer import Optimizer
 from medllm.errors import Fault, ModelError
 from medllm.models.adapter import attach_adapter, count_parameters
 from medllm.models.base import build_model_config, build_tokenizer, is_at_hand, pick_device
@@ -39,6 +41,26 @@ def meta_model(conf: ModelConf, **arguments: Any) -> Any:
         arguments["trust_remote_code"] = conf.trust_remote_code
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, **arguments)
+
+
+# Optimizers of bitsandbytes.
+BITSANDBYTES = (Optimizer.adamw_8bit, Optimizer.paged_adamw_32bit, Optimizer.paged_adamw_8bit)
+
+
+def degraded(conf: RunConf) -> tuple[RunConf, str]:
+    """A run as this machine can compute it, if its user allowed that (`quantization.on_missing=degrade`), and why.
+
+    Without quantization where that is missing, then, and with torch's AdamW where an optimizer is; the reason is empty where the
+    run stays as it is.
+    """
+    quantization = conf.quantization
+    if not isinstance(quantization, BitsAndBytesConf) or quantization.on_missing is OnMissing.error:
+        return conf, ""
+    reason = backend_fault(quantization, pick_device(conf.trainer.use_cpu))
+    if not reason:
+        return conf, ""
+    trainer = replace(conf.trainer, optim=Optimizer.adamw_torch) if _optimizer_fault(conf) else conf.trainer
+    return replace(conf, quantization=NoQuantizationConf(), trainer=trainer), reason
 
 
 _skeletons: dict[str, Skeleton] = {}
@@ -137,5 +159,22 @@ def _device_faults(conf: RunConf, device: str) -> list[Fault]:
         found.append(Fault("trainer.fp16", "needs a GPU", "true", fix=fix))
     reason = backend_fault(conf.quantization, device)
     if reason:
-        found.append(Fault("quantization", reason, fix="quantization=none"))
+        fix = "quantization=none"
+        if isinstance(conf.quantization, BitsAndBytesConf):
+            fix += ", or quantization.on_missing=degrade to do so wherever it does not work"
+        found.append(Fault("quantization", reason, fix=fix))
+    reason = _optimizer_fault(conf)
+    if reason:
+        found.append(Fault("trainer.optim", reason, conf.trainer.optim.value, fix="trainer.optim=adamw_torch"))
     return found
+
+
+def _optimizer_fault(conf: RunConf) -> str:
+    """Why the optimizer is not there; empty if it is."""
+    if conf.trainer.optim not in BITSANDBYTES:
+        return ""
+    try:
+        import bitsandbytes.optim  # noqa: F401
+    except Exception as error:  # whatever it raises, it means the same: not here
+        return f"is of bitsandbytes, which does not work here: {str(error).strip().split(chr(10))[0]}"
+    return ""

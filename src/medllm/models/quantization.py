@@ -1,6 +1,7 @@
 """Builds transformers' quantization config, and proves that the backend runs here."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,14 @@ def build_quantization_config(conf: QuantizationConf) -> Any:
             bnb_4bit_compute_dtype=getattr(torch, conf.bnb_4bit_compute_dtype.value),
         )
     raise ModelError(f"quantization: no builder for {type(conf).__name__}")
+
+
+def hide_broken_bitsandbytes() -> None:
+    """Where bitsandbytes is installed and cannot be imported it is not there: peft would import it for any LoRA layer."""
+    try:
+        import bitsandbytes  # noqa: F401
+    except Exception:  # whatever it raises
+        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
 
 
 def keep_training_layout(model: Any) -> None:
