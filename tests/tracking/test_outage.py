@@ -1,6 +1,7 @@
 """A store that dies, hangs or comes back changes nothing of what is recorded in the end."""
 
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -11,6 +12,8 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -23,7 +26,7 @@ from medllm.config.compose import load_run_conf
 from medllm.config.tracking import MlflowConf
 from medllm.errors import TrackingError
 from medllm.experiment import run_training
-from medllm.run_folder import RECORD, UNSENT, has_unsent, read_result, write_record_id, write_result
+from medllm.run_folder import RECORD, UNSENT, has_unsent, read_record_id, read_result, write_record_id, write_result
 from medllm.tracking import spool as spooling
 from medllm.tracking.build import find_record, open_record, replay_record
 from medllm.tracking.delivery import Delivery
@@ -33,6 +36,9 @@ from medllm.tracking.spool import NotDeliveredError
 ROOT = Path(__file__).parents[2]
 SENDING = ("log_batch", "log_inputs", "log_artifact", "log_text", "set_terminated")
 KEYS = ("train/loss", "train/learning_rate", "eval/loss")
+
+
+POINT = Opening("lora.r=8", {"lora.r": 8}, {"git": "abc"}, parent_id="0" * 32)
 
 
 def database(folder: Path) -> MlflowConf:
@@ -156,21 +162,175 @@ def test_a_run_that_goes_on_sends_what_was_left(tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_still_away_leaves_what_was_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a replay nor a run that goes on loses it; both say why, and which file it is."""
+    """A replay loses nothing of it, and says why and which file it is; a database that is gone is not made by looking."""
     run_id = end_in_outage(tmp_path)
     spooled = (tmp_path / "run" / UNSENT).read_bytes()
     with monkeypatch.context() as patch:
         break_store(patch)
         with pytest.raises(TrackingError, match=r"run/unsent.jsonl cannot be sent to sqlite:.*: no answer"):
             replay_record(tmp_path / "run")
-        opened = open_record(database(tmp_path), Opening("one", run_id=run_id), tmp_path / "run")
-        with pytest.raises(TrackingError, match="no answer"), opened:
-            pytest.fail("is not reached")
     assert (tmp_path / "run" / UNSENT).read_bytes() == spooled
     (tmp_path / "mlflow.db").unlink()
-    with pytest.raises(TrackingError, match="no such database"):
-        replay_record(tmp_path / "run")
+    opened = open_record(database(tmp_path), Opening("one", run_id=run_id), tmp_path / "run")
+    for refused in (lambda: replay_record(tmp_path / "run"), opened.__enter__):
+        with pytest.raises(TrackingError, match=r"no such database\n +fix: put it back, or move that file away"):
+            refused()
     assert not (tmp_path / "mlflow.db").exists()
+    assert (tmp_path / "run" / UNSENT).read_bytes() == spooled
+
+
+@pytest.mark.parametrize("back", ["while it runs", "at the next resume", "for a replay"])
+@pytest.mark.parametrize("late", [False, True])
+def test_what_goes_on_in_an_outage_loses_and_doubles_nothing(tmp_path: Path, late: bool, back: str) -> None:
+    """A run that ended in an outage, or a point that never had its store, resumed in the same outage, and once more.
+
+    Each repeats steps of the one before, some of them sent and some left; all arrives in its order, each number once.
+    """
+    run, uri = tmp_path / "point", database(tmp_path).tracking_uri
+    parent = POINT.parent_id if late else ""
+
+    def go_on(steps: range) -> Any:
+        opened = open_record(database(tmp_path), replace(POINT, parent_id=parent, run_id=read_record_id(run)), run)
+        record = opened.__enter__()
+        log(record, steps)
+        return opened, record
+
+    def interrupt(opened: Any) -> None:
+        with contextlib.suppress(SystemExit):
+            opened.__exit__(SystemExit, SystemExit(143), None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not late:
+            opened, record = go_on(range(5))
+            write_record_id(run, record.id)
+            record.end_children()
+        break_store(patch)
+        patch.setattr(MlflowClient, "create_run", Mock(side_effect=MlflowException("no answer")))
+        if late:
+            opened, record = go_on(range(5))
+        log(record, range(5, 12))
+        interrupt(opened)
+        for first in (3, 10):
+            opened, record = go_on(range(first, first + 10))
+            assert record.id == read_record_id(run) and bool(record.id) is not late
+            if first == 3 or back != "while it runs":
+                interrupt(opened)
+    match back:
+        case "while it runs":
+            log(record, range(20, 30))
+            record.end_children()
+            run_id = record.id
+            assert recorded(uri, run_id) == ("RUNNING", everything(30)) and not has_unsent(run)
+            opened.__exit__(None, None, None)
+            assert recorded(uri, run_id) == ("FINISHED", everything(30))
+        case "at the next resume":
+            opened, record = go_on(range(15, 30))
+            opened.__exit__(None, None, None)
+            assert recorded(uri, record.id) == ("FINISHED", everything(30))
+        case "for a replay":
+            assert replay_record(run) > 0
+            assert recorded(uri, read_record_id(run)) == ("KILLED", everything(20))
+    assert not (run / UNSENT).exists()
+    client = MlflowClient(uri)
+    (only,) = client.search_runs([client.get_experiment_by_name("test").experiment_id])
+    assert only.data.tags["git"] == "abc" and only.data.params == {"lora.r": "8"}
+
+
+class Colour(Enum):
+    """A parameter of no type that JSON has."""
+
+    RED = 1
+
+
+def test_a_late_run_has_every_parameter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that JSON has no word for too, as a run has them whose store was there."""
+    params = {
+        "nan": math.nan,
+        "infinity": [math.inf, -math.inf],
+        "enum": Colour.RED,
+        "path": Path("/a/b"),
+        "long": "x" * 9000,
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "create_run", Mock(side_effect=MlflowException("no answer")))
+        with open_record(database(tmp_path), replace(POINT, params=params), tmp_path / "point"):
+            pass
+    assert replay_record(tmp_path / "point") > 0
+    with open_record(database(tmp_path), replace(POINT, params=params), tmp_path / "other") as other:
+        pass
+    client = MlflowClient(database(tmp_path).tracking_uri)
+    late, timely = (client.get_run(run_id).data.params for run_id in (read_record_id(tmp_path / "point"), other.id))
+    assert late == timely and late.keys() == params.keys()
+
+
+def test_a_run_goes_on_without_its_store(tmp_path: Path) -> None:
+    """Where it was stopped with everything sent: what was paid for is not refused, and its record stays its own."""
+    run, conf = tmp_path / "run", database(tmp_path)
+    with contextlib.suppress(SystemExit), open_record(conf, Opening("one"), run) as record:
+        log(record, range(10))
+        raise SystemExit(143)
+    with pytest.MonkeyPatch.context() as patch:
+        break_store(patch)
+        with open_record(conf, Opening("one", run_id=record.id), run) as again:
+            assert again.id == record.id
+            log(again, range(5, 15))
+    assert replay_record(run) > 0
+    assert recorded(conf.tracking_uri, record.id) == ("FINISHED", everything(15))
+
+
+def test_a_run_that_goes_on_forgets_why_it_failed(tmp_path: Path) -> None:
+    """Also where both lie in one file: the error is that of a process whose word is not the last."""
+    run_id = end_in_outage(tmp_path, ValueError("bad"))
+    with pytest.MonkeyPatch.context() as patch:
+        break_store(patch)
+        with open_record(database(tmp_path), Opening("one", run_id=run_id), tmp_path / "run") as record:
+            log(record, range(15, 25))
+    assert replay_record(tmp_path / "run") > 0
+    assert recorded(database(tmp_path).tracking_uri, run_id) == ("FINISHED", everything(25))
+    assert "error" not in MlflowClient(database(tmp_path).tracking_uri).get_run(run_id).data.tags
+
+
+def test_what_is_left_for_another_store_is_not_mixed(tmp_path: Path) -> None:
+    """A run that goes on with another address is refused while what it left cannot be sent where it belongs; and none is made."""
+    run_id, left = end_in_outage(tmp_path, KeyboardInterrupt()), (tmp_path / "run" / UNSENT).read_bytes()
+    other = MlflowConf(f"sqlite:///{tmp_path}/other.db", "test", None)
+    with pytest.MonkeyPatch.context() as patch:
+        break_store(patch)
+        opened = open_record(other, Opening("one", run_id=run_id), tmp_path / "run")
+        with pytest.raises(TrackingError, match=r"cannot be sent to sqlite:.*mlflow.db: no answer\n +fix: "):
+            opened.__enter__()
+    assert (tmp_path / "run" / UNSENT).read_bytes() == left and not (tmp_path / "other.db").exists()
+
+
+def test_a_deleted_run_keeps_what_it_has_not_got(tmp_path: Path) -> None:
+    """A replay and a run that goes on are refused, with the way to have it back; then everything arrives."""
+    run_id, uri = end_in_outage(tmp_path, KeyboardInterrupt()), database(tmp_path).tracking_uri
+    client, left = MlflowClient(uri), (tmp_path / "run" / UNSENT).read_bytes()
+    client.delete_run(run_id)
+    opened = open_record(database(tmp_path), Opening("one", run_id=run_id), tmp_path / "run")
+    for refused in (lambda: replay_record(tmp_path / "run"), opened.__enter__):
+        with pytest.raises(
+            TrackingError, match=rf"{run_id} was deleted\n +fix: `mlflow runs restore --run-id {run_id}`"
+        ):
+            refused()
+        assert (tmp_path / "run" / UNSENT).read_bytes() == left
+    client.restore_run(run_id)
+    assert replay_record(tmp_path / "run") > 0
+    assert recorded(uri, run_id) == ("KILLED", everything(20))
+
+
+def test_a_run_that_is_deleted_while_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Is told once, keeps everything, and has it when it is restored."""
+    uri = database(tmp_path).tracking_uri
+    with open_record(database(tmp_path), Opening("one"), tmp_path / "run") as record:
+        log(record, range(5))
+        record.end_children()
+        MlflowClient(uri).delete_run(record.id)
+        log(record, range(5, 10))
+    assert capsys.readouterr().err.count(f"run {record.id} was deleted") == 1
+    MlflowClient(uri).restore_run(record.id)
+    assert replay_record(tmp_path / "run") > 0
+    assert recorded(uri, record.id) == ("FINISHED", everything(10))
 
 
 def test_what_comes_after_a_run_is_told_and_asks_once(
@@ -362,9 +522,6 @@ def test_training_goes_on_without_its_store(
     client = MlflowClient(server.uri)
     files = [sorted(f.path for f in client.list_artifacts((folder / RECORD).read_text())) for folder in (calm, run)]
     assert files[0] == files[1] != []
-
-
-POINT = Opening("lora.r=8", {"lora.r": 8}, {"git": "abc"}, parent_id="0" * 32)
 
 
 def begun_late(folder: Path) -> Any:

@@ -1,6 +1,6 @@
 """What a run has to say arrives: once, in its order, whatever the store does meanwhile."""
 
-import io
+import json
 import runpy
 import threading
 from collections.abc import Callable, Sequence
@@ -231,19 +231,50 @@ def test_a_damaged_file_is_told(tmp_path: Path, lines: str) -> None:
     assert path.read_text() == lines
 
 
-def test_a_disk_without_room_for_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ends the run before it begins: half a head would make what follows unreadable."""
-    write = io.FileIO.write
-
-    class Short(io.FileIO):
-        def write(self, data: Any) -> int:
-            return write(self, data[:5])
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", lambda self, mode, buffering: Short(self, "w+"))
-        with pytest.raises(OSError, match="No space left"):
-            Spool(tmp_path / "unsent.jsonl", HEAD, lambda entries, doubtful: None, "store", 1.0)
+def test_a_disk_without_room_for_the_head(tmp_path: Path) -> None:
+    """A first entry comes with its head or not at all: half a head would make what follows unreadable."""
+    store = Store()
+    store.refuse = away
+    spool = Spool(tmp_path / "unsent.jsonl", HEAD, store, "the store", 30)
+    whole, spool._file = spool._file, Full(spool._file)  # type: ignore[assignment]
+    spool.append(metrics(0))
     assert (tmp_path / "unsent.jsonl").read_bytes() == b""
+    spool._file = whole
+    spool.append(metrics(1))
+    spool.close()
+    head, entries = read_entries(tmp_path / "unsent.jsonl")
+    assert head == HEAD and [entry["step"] for entry in entries if entry["kind"] == "metrics"] == [0, 1]
+
+
+@pytest.mark.parametrize("cut", [0, 5])
+def test_a_spool_goes_on_where_another_ended(tmp_path: Path, cut: int) -> None:
+    """What was left comes first, in doubt, under its own head, but for a cut line; then the file is the new one's."""
+    store, path = Store(), tmp_path / "unsent.jsonl"
+    store.refuse = away
+    first = Spool(path, HEAD, store, "the store", 30)
+    for step in range(3):
+        first.append(metrics(step))
+    first.close()
+    path.write_bytes(path.read_bytes() + json.dumps(metrics(9)).encode()[:cut])
+    second = Spool(path, HEAD | {"run_id": "new"}, store, "the store", 30)
+    second.append(metrics(3))
+    head, entries = read_entries(path)
+    assert head == HEAD and [entry["step"] for entry in entries if entry["kind"] == "metrics"] == [0, 1, 2, 3]
+    store.refuse = lambda entries: None
+    assert second.flush()
+    assert store.steps() == [0, 1, 2, 3]
+    assert not store.doubted[-1]
+    store.refuse = away
+    second.append(metrics(4))
+    second.close()
+    head, entries = read_entries(path)
+    assert head == HEAD | {"run_id": "new"} and metrics(4) in entries and metrics(3) not in entries
+    there = Store()
+    third = Spool(path, HEAD, there, "the store", 30)
+    assert third.flush()
+    third.append(metrics(5))
+    third.close()
+    assert there.steps() == [4, 5] and there.doubted[0] and not there.doubted[-1]
 
 
 @pytest.mark.parametrize("what", ["empty", "day"])

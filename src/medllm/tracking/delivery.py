@@ -22,12 +22,13 @@ class Delivery:
     Args:
         client: MLflow's.
         run_id: Of the run.
-        again: Whether an earlier process has recorded there. A number that it has recorded at the same step is not sent again: a
-            run that goes on from a checkpoint repeats the steps after it.
+        since: When the process whose entries they are began, if an earlier one may have recorded there, in ms; else 0. A number
+            that was recorded before then at the same step is not sent again: a run that goes on from a checkpoint repeats the
+            steps after it.
     """
 
-    def __init__(self, client: Any, run_id: str, *, again: bool = False):
-        self._client, self._run_id, self._again = client, run_id, again
+    def __init__(self, client: Any, run_id: str, since: int = 0):
+        self._client, self._run_id, self._since = client, run_id, since
         self._there: dict[str, set[tuple[int, int]]] = {}
         self._before: dict[str, set[tuple[int, float]]] = {}
 
@@ -45,8 +46,12 @@ class Delivery:
             self._send(entries, doubtful)
         except Exception as error:  # a store of artifacts has errors of its own library
             self._there.clear()
+            stage = self._stage()
+            if stage == "deleted":  # it may be had back, and then everything in its order
+                fix = f"`mlflow runs restore --run-id {self._run_id}` where the store is"
+                raise NotDeliveredError(f"run {self._run_id} was deleted", answers=False, fix=fix) from None
             if not _is_refused(error):
-                raise NotDeliveredError(reason_of(error), answers=self._answers()) from None
+                raise NotDeliveredError(reason_of(error), answers=bool(stage)) from None
             if len(entries) > 1:
                 for entry in entries:
                     self([entry], doubtful)
@@ -68,6 +73,8 @@ class Delivery:
                 self._send_data(entry)
             case "end_children":
                 self._end_children()
+            case "go_on":
+                self._go_on(entry)
             case "status":
                 client.set_terminated(run_id, entry["status"], entry["time"])
 
@@ -79,7 +86,7 @@ class Delivery:
             for entry in entries
             for key, value in entry["metrics"].items()
         ]
-        if self._again:
+        if self._since:
             metrics = [m for m in metrics if _number(m) not in self._known_before(m.key)]
         if doubtful:
             metrics = [m for m in metrics if (m.step, m.timestamp) not in self._known(m.key)]
@@ -95,10 +102,17 @@ class Delivery:
         return self._there[key]
 
     def _known_before(self, key: str) -> set[tuple[int, float]]:
-        """Numbers of a metric when this process first sends it."""
+        """Numbers of a metric from before the process whose entries these are."""
         if key not in self._before:
-            self._before[key] = {_number(m) for m in self._client.get_metric_history(self._run_id, key)}
+            history = self._client.get_metric_history(self._run_id, key)
+            self._before[key] = {_number(m) for m in history if m.timestamp < self._since}
         return self._before[key]
+
+    def _go_on(self, entry: Entry) -> None:
+        """What comes is of another process than what came."""
+        reopen(self._client, self._run_id, entry["tags"])
+        self._since = entry["time"]
+        self._before.clear()
 
     def _send_data(self, entry: Entry) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -113,12 +127,12 @@ class Delivery:
         for run in self._client.search_runs([experiment_id], query):
             self._client.set_terminated(run.info.run_id, "KILLED")
 
-    def _answers(self) -> bool:
+    def _stage(self) -> str:
+        """Of the run's life: `active` or `deleted`; empty where the store does not answer."""
         try:
-            self._client.get_run(self._run_id)
+            return str(self._client.get_run(self._run_id).info.lifecycle_stage)
         except Exception:  # whatever it is, it is no answer
-            return False
-        return True
+            return ""
 
 
 def _number(metric: Any) -> tuple[int, float]:
@@ -132,6 +146,14 @@ def log_tags(client: Any, run_id: str, tags: dict[str, str]) -> None:
 
     names = legal_names(tags)
     client.log_batch(run_id, tags=[RunTag(names[name], redacted(value)[:8000]) for name, value in tags.items()])
+
+
+def reopen(client: Any, run_id: str, tags: dict[str, str]) -> None:
+    """Sets a run that did not end well to RUNNING, with tags of the process that goes on with it."""
+    log_tags(client, run_id, tags)
+    client.update_run(run_id, status="RUNNING")
+    if "error" in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, "error")
 
 
 def _is_refused(error: Exception) -> bool:

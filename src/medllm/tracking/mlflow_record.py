@@ -11,7 +11,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from medllm.errors import PointPrunedError, TrackingError
 from medllm.redaction import redacted
 from medllm.run_folder import UNSENT, has_unsent, write_record_id
 from medllm.tracking.delivery import Delivery
-from medllm.tracking.mlflow_store import begin, introduce, is_there, quieten, settle, store_errors, told
-from medllm.tracking.names import legal_names
+from medllm.tracking.mlflow_store import begin, client_of, first_tags, introduce, is_there, settle, store_errors, told
+from medllm.tracking.names import legal_names, legal_value
 from medllm.tracking.record import Opening, Record
 from medllm.tracking.spool import Deliver, Entry, NotDeliveredError, Spool, describe, read_entries, replay
 
@@ -120,30 +120,40 @@ class LateDelivery:
 @contextlib.contextmanager
 def open_mlflow_record(conf: MlflowConf, opening: Opening, folder: Path) -> Iterator[MlflowRecord]:
     """See `medllm.tracking.build.open_record`."""
-    if has_unsent(folder):
-        replay_unsent(folder)
-    head: Entry = {"tracking_uri": conf.tracking_uri}
-    patience = SERVER_PATIENCE if conf.tracking_uri.startswith("http") else DATABASE_PATIENCE
-    started = time.monotonic()
-    deliver: Deliver
-    again, client, run_id = False, None, ""
+    opened, started = _now(), time.monotonic()
+    left = _send_left(conf, folder)
+    if left:
+        opening = replace(opening, run_id=left["run_id"] or opening.run_id)
+    begun: tuple[Any, str, bool] | None = None
     try:
-        client, run_id, again = begin(conf, opening, folder)
-        deliver = Delivery(client, run_id, again=again)
-        head["run_id"] = run_id
+        if not left:
+            begun = begin(conf, opening, folder)
     except TrackingError:
-        if not opening.parent_id:  # of a single run nothing has been paid for yet
+        # Of a new run nothing has been paid for yet. A point of a sweep, and a run that goes on, do so without their store.
+        if not opening.parent_id and not opening.run_id:
             raise
-        # A sweep, whose record was opened, goes on where its store goes away between two points.
-        deliver = LateDelivery(lambda: _begin_late(conf, opening, folder, record))
-        head |= {"run_id": "", "conf": asdict(conf), "opening": asdict(opening)}
+    head: Entry = {"tracking_uri": conf.tracking_uri, "run_id": "", "since": opened}
+    patience = SERVER_PATIENCE if conf.tracking_uri.startswith("http") else DATABASE_PATIENCE
+    deliver: Deliver
+    if begun is not None:
+        client, run_id, again = begun
+        head |= {"run_id": run_id, "since": opened if again else 0}
+        deliver = Delivery(client, run_id, head["since"])
+    else:
+        run_id = opening.run_id
+        since = left.get("since", 0) if left else opened
+        deliver = LateDelivery(lambda: _begin_late(conf, opening, folder, since, record))
+        head |= {"conf": asdict(conf), "opening": _told_of(opening)}
         patience = max(patience - (time.monotonic() - started), 1.0)
+    # First, since the spool's thread may begin a run at once and then gives it its id.
+    record = MlflowRecord(run_id, lambda entry: spool.append(entry), conf.log_texts, lambda: spool.flush())
     spool = Spool(folder / UNSENT, head, deliver, conf.tracking_uri, patience)
-    record = MlflowRecord(run_id, spool.append, conf.log_texts, spool.flush)
     status = "FAILED"
     try:
-        if run_id:
-            introduce(conf, opening, client, run_id, again)
+        if begun is not None:
+            introduce(conf, opening, *begun)
+        elif left:
+            spool.append({"kind": "go_on", "time": opened, "tags": first_tags(opening) | opening.tags})
         yield record
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit, PointPrunedError):
@@ -158,14 +168,44 @@ def open_mlflow_record(conf: MlflowConf, opening: Opening, folder: Path) -> Iter
         settle(conf)
 
 
-def _begin_late(conf: MlflowConf, opening: Opening, folder: Path, record: MlflowRecord | None = None) -> Delivery:
+def _send_left(conf: MlflowConf, folder: Path) -> Entry:
+    """Sends what an earlier process left in a folder, or takes it over.
+
+    Returns:
+        The head of what stays there, for the spool of this process to begin with; empty if nothing does.
+
+    Raises:
+        TrackingError: if it can neither be sent now nor later with what this process has to say.
+    """
+    if not has_unsent(folder):
+        return {}
+    head, _ = read_entries(folder / UNSENT)
+    try:
+        _replay(head, folder)
+    except NotDeliveredError as error:
+        if head["tracking_uri"] != conf.tracking_uri or error.fix:
+            raise _untold(head, folder, error) from None
+        return head
+    return {}
+
+
+def _told_of(opening: Opening) -> dict[str, Any]:
+    """An opening as a spool's head keeps it: every parameter as the text that MLflow would show."""
+    params = {name: legal_value(value) for name, value in opening.params.items()}
+    tags = {name: redacted(value) for name, value in opening.tags.items()}
+    return asdict(replace(opening, params=params, tags=tags))
+
+
+def _begin_late(
+    conf: MlflowConf, opening: Opening, folder: Path, since: int, record: MlflowRecord | None = None
+) -> Delivery:
     """Begins the run of a folder whose store was away when it should have been begun."""
     client, run_id, again = begin(conf, opening, folder)
     introduce(conf, opening, client, run_id, again)
     write_record_id(folder, run_id)
     if record is not None:
         record.id = run_id
-    return Delivery(client, run_id, again=again)
+    return Delivery(client, run_id, since)
 
 
 def find_mlflow_record(conf: MlflowConf, run_id: str) -> MlflowRecord | None:
@@ -200,13 +240,10 @@ def tag_of(conf: MlflowConf, run_id: str, name: str) -> str:
 
 def _find(conf: MlflowConf, run_id: str) -> tuple[Any, Any] | None:
     """A client and the run, if the store answers and has it. Makes no store."""
-    from mlflow import MlflowClient
-
-    quieten()
     if not is_there(conf):
         return None
     try:
-        client = MlflowClient(tracking_uri=conf.tracking_uri)
+        client = client_of(conf)
         run = client.get_run(run_id)
     except store_errors():
         return None
@@ -215,23 +252,28 @@ def _find(conf: MlflowConf, run_id: str) -> tuple[Any, Any] | None:
 
 def replay_unsent(folder: Path) -> int:
     """See `medllm.tracking.build.replay_record`."""
-    from mlflow import MlflowClient
-
-    path = folder / UNSENT
-    head, _ = read_entries(path)
-    conf = MlflowConf(head["tracking_uri"])
-    quieten()
+    head, _ = read_entries(folder / UNSENT)
     try:
-        if not is_there(conf):
-            raise NotDeliveredError("no such database", answers=False)
-        if not head["run_id"]:
-            opening = Opening(**head["opening"])
-            return replay(path, LateDelivery(lambda: _begin_late(MlflowConf(**head["conf"]), opening, folder)))
-        with told(conf):
-            client = MlflowClient(tracking_uri=conf.tracking_uri)
-        return replay(path, Delivery(client, head["run_id"]))
+        return _replay(head, folder)
     except NotDeliveredError as error:
-        raise TrackingError(
-            f"{path} cannot be sent to {conf.tracking_uri}: {error}\n"
-            "    fix: start the server, or move that file away to go on without what is in it"
-        ) from None
+        raise _untold(head, folder, error) from None
+
+
+def _replay(head: Entry, folder: Path) -> int:
+    """See `replay_unsent`; raises NotDeliveredError."""
+    conf, run_id, since = MlflowConf(head["tracking_uri"]), head["run_id"], head.get("since", 0)
+    if not is_there(conf):
+        raise NotDeliveredError("no such database", answers=False, fix="put it back")
+
+    def reach() -> Delivery:
+        if not run_id:
+            return _begin_late(MlflowConf(**head["conf"]), Opening(**head["opening"]), folder, since)
+        with told(conf):
+            return Delivery(client_of(conf), run_id, since)
+
+    return replay(folder / UNSENT, LateDelivery(reach))
+
+
+def _untold(head: Entry, folder: Path, error: NotDeliveredError) -> TrackingError:
+    fix = f"{error.fix or 'start the server'}, or move that file away to go on without what is in it"
+    return TrackingError(f"{folder / UNSENT} cannot be sent to {head['tracking_uri']}: {error}\n    fix: {fix}")

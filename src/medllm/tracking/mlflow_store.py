@@ -18,7 +18,7 @@ from filelock import FileLock
 from medllm.config.tracking import MlflowConf
 from medllm.errors import TrackingError
 from medllm.run_folder import RECORD_KEY, write_whole
-from medllm.tracking.delivery import log_tags, reason_of
+from medllm.tracking.delivery import log_tags, reason_of, reopen
 from medllm.tracking.names import legal_names, legal_value
 from medllm.tracking.record import Opening
 
@@ -42,15 +42,12 @@ def connect(conf: MlflowConf) -> tuple[Any, str]:
     Raises:
         TrackingError: if the store cannot be reached or the experiment was deleted.
     """
-    from mlflow import MlflowClient
-
-    quieten()
     database = Path(conf.tracking_uri.removeprefix("sqlite:///")) if conf.tracking_uri.startswith("sqlite:") else None
     lock = FileLock(f"{database}.lock") if database is not None else contextlib.nullcontext()
     with told(conf), lock:  # which makes the folder, too
         if database is not None and not database.exists():
             _make_database(database)
-        client = MlflowClient(tracking_uri=conf.tracking_uri)
+        client = client_of(conf)
         experiment = client.get_experiment_by_name(conf.experiment_name)
         if experiment is None:
             location = _artifact_location(conf, database)
@@ -61,6 +58,14 @@ def connect(conf: MlflowConf) -> tuple[Any, str]:
             "    fix: restore it with `mlflow experiments restore`, or choose another name"
         )
     return client, experiment.experiment_id
+
+
+def client_of(conf: MlflowConf) -> Any:
+    """MLflow's client of a store; see `store_errors` for what it raises."""
+    from mlflow import MlflowClient
+
+    quieten()
+    return MlflowClient(tracking_uri=conf.tracking_uri, registry_uri=conf.tracking_uri)
 
 
 def _make_database(database: Path) -> None:
@@ -82,7 +87,7 @@ def _make_database(database: Path) -> None:
 def settle(conf: MlflowConf) -> None:
     """Brings what a write-ahead log still holds into the database's file, which is the whole store where nobody writes to it."""
     path = conf.tracking_uri.removeprefix("sqlite:///")
-    if path == conf.tracking_uri:
+    if path == conf.tracking_uri or not is_there(conf):  # which looking would make
         return
     with (
         contextlib.suppress(sqlite3.Error),  # somebody else has it: the last of them settles it
@@ -114,7 +119,7 @@ def begin(conf: MlflowConf, opening: Opening, folder: Path) -> tuple[Any, str, b
             _end_dead_runs(client, experiment_id)
         key, is_new = _key(folder)
         known = _known(client, opening.run_id) or ("" if is_new else _made_before(client, experiment_id, key))
-        tags = _first_tags(opening) | {KEY: key}
+        tags = first_tags(opening) | {KEY: key}
         run_id = known or client.create_run(experiment_id, run_name=opening.name, tags=tags).info.run_id
     return client, run_id, bool(known)
 
@@ -127,14 +132,13 @@ def introduce(conf: MlflowConf, opening: Opening, client: Any, run_id: str, agai
     """
     with told(conf):
         if again:
-            log_tags(client, run_id, _first_tags(opening))
-            _reopen(client, run_id)
+            reopen(client, run_id, first_tags(opening))
         kept = client.get_run(run_id).data.params if again else {}
         _log_params(client, run_id, opening.params, kept)
         log_tags(client, run_id, opening.tags)
 
 
-def _first_tags(opening: Opening) -> dict[str, str]:
+def first_tags(opening: Opening) -> dict[str, str]:
     """From the first moment on: a run of a process that dies at once can be found, too."""
     return process_tags() | ({"mlflow.parentRunId": opening.parent_id} if opening.parent_id else {})
 
@@ -199,13 +203,6 @@ def _made_before(client: Any, experiment_id: str, key: str) -> str:
     """
     found = client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
     return str(found[0].info.run_id) if found else ""
-
-
-def _reopen(client: Any, run_id: str) -> None:
-    """Sets a run that did not end well to RUNNING."""
-    client.update_run(run_id, status="RUNNING")
-    if "error" in client.get_run(run_id).data.tags:
-        client.delete_tag(run_id, "error")
 
 
 def _end_dead_runs(client: Any, experiment_id: str) -> None:

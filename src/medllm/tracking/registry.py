@@ -13,7 +13,7 @@ from typing import Any
 from medllm.config.tracking import MlflowConf, TrackingConf
 from medllm.errors import ConfigError, Fault, TrackingError
 from medllm.tracking.build import import_tracker
-from medllm.tracking.mlflow_store import is_there, quieten, told
+from medllm.tracking.mlflow_store import client_of, is_there, told
 
 SCHEME = "models:/"
 MANIFEST_TAG, BEFORE_TAG = "manifest_sha256", "before."
@@ -61,12 +61,9 @@ class Registry:
                 f"tracking.tracking_uri={conf.tracking_uri}: no such database, so no model is registered in it"
             )
         import_tracker(conf)
-        from mlflow import MlflowClient
-
-        quieten()
         self._conf = conf
         with told(conf):
-            self._client = MlflowClient(tracking_uri=conf.tracking_uri, registry_uri=conf.tracking_uri)
+            self._client = client_of(conf)
 
     def register(self, name: str, run_id: str, manifest_sha256: str) -> Version:
         """A new version, or the one that this artifact has already.

@@ -37,18 +37,19 @@ class NotDeliveredError(Exception):
 
     Attributes:
         answers: Whether the store is there all the same.
+        fix: What its user must do where time alone changes nothing.
     """
 
-    def __init__(self, reason: str, *, answers: bool):
+    def __init__(self, reason: str, *, answers: bool, fix: str = ""):
         super().__init__(reason)
-        self.answers = answers
+        self.answers, self.fix = answers, fix
 
 
 class Spool:
     """A run's file of entries and the thread that sends them.
 
     Args:
-        path: Where the file is, which must be empty or not exist.
+        path: Where the file is. What an earlier process left in it goes first, and its head stays until that has arrived.
         head: What `replay` needs to know to send what is left: store and run.
         deliver: Called in the thread only; raises NotDeliveredError.
         told: What the store is called in messages.
@@ -58,10 +59,13 @@ class Spool:
     def __init__(self, path: Path, head: Entry, deliver: Deliver, told: str, patience: float):
         self._path, self._deliver, self._told, self._patience = path, deliver, told, patience
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w+b", buffering=0)
+        self._head = _line(head)
+        left = _whole_lines(path)
+        self._file = path.open("r+b" if left else "w+b", buffering=0)
         self._changed = threading.Condition()
-        self._write(_line(head))
-        self._start = self._sent = self._written  # bytes
+        self._cut(sum(left))
+        self._sent = left[0] if left else len(self._head)  # bytes, like the next two
+        self._written = self._doubted = sum(left) or len(self._head)
         self._backlog: list[Entry] = []  # what a full disk did not take yet
         self._asked = self._in_vain = 0  # calls of `flush`, and the last one after which a try failed
         self._waited = 0.0  # seconds, for a store that has not answered since
@@ -125,8 +129,9 @@ class Spool:
                 console.print(f"tracking: {describe(entry)} not recorded: {error}")
 
     def _write(self, line: bytes) -> None:
-        """A whole line or nothing."""
+        """A whole line or nothing, the first one with the head before it."""
         start = self._file.tell()  # a signal may have kept the last call from counting what it wrote
+        line = line if start else self._head + line
         if self._file.write(line) < len(line):
             self._cut(start)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -141,7 +146,7 @@ class Spool:
         while (following := self._next()) is not None:
             entries, end, asked = following
             try:
-                self._deliver(entries, failures > 0)
+                self._deliver(entries, failures > 0 or end <= self._doubted)
             except NotDeliveredError as error:
                 failures += 1
                 if not error.answers or failures < TRIES:
@@ -171,8 +176,9 @@ class Spool:
                 say("tracking", f"{self._told} answers again")
             self._away, self._waited, self._sent = False, 0.0, end
             if self._sent == self._written and not self._kept:
-                self._cut(self._start)
-                self._sent = self._written = self._start
+                self._cut(0)
+                self._sent = self._written = len(self._head)
+                self._doubted = 0
             self._changed.notify_all()
 
     def _keep(self, entries: Sequence[Entry], error: NotDeliveredError) -> None:
@@ -219,6 +225,8 @@ def describe(entry: Entry) -> str:
             return Path(entry["path"]).name
         case "end_children":
             return "status of killed points"
+        case "go_on":
+            return "that the run goes on"
         case kind:
             return str(kind)
 
@@ -259,6 +267,15 @@ def read_entries(path: Path) -> tuple[Entry, list[Entry]]:
             f"{path} is no file of entries for a store: {error}\n"
             "    fix: remove the damaged line, or move that file away to go on without what is in it"
         ) from None
+
+
+def _whole_lines(path: Path) -> list[int]:
+    """Length in bytes of each whole line of a spool's file; none where it holds no entry."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        lengths = [len(line) for line in file if line.endswith(b"\n")]
+    return lengths if len(lengths) > 1 else []
 
 
 def _line(entry: Entry) -> bytes:
