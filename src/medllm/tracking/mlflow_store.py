@@ -61,10 +61,19 @@ def connect(conf: MlflowConf) -> tuple[Any, str]:
 
 
 def client_of(conf: MlflowConf) -> Any:
-    """MLflow's client of a store; see `store_errors` for what it raises."""
+    """MLflow's client of a store; see `store_errors` for what it raises.
+
+    A database server that refuses connections is asked once: MLflow would ask ten times, in 100 seconds, before it says so.
+    """
     from mlflow import MlflowClient
 
     quieten()
+    if not conf.tracking_uri.startswith(("sqlite:", "http", "databricks")):
+        from mlflow.store.db.utils import create_sqlalchemy_engine
+
+        engine = create_sqlalchemy_engine(conf.tracking_uri)
+        engine.connect().close()
+        engine.dispose()
     return MlflowClient(tracking_uri=conf.tracking_uri, registry_uri=conf.tracking_uri)
 
 
