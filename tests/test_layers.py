@@ -26,7 +26,7 @@ LAYERS = [
         "template",
         "__init__",
     },
-    {"config"},
+    {"config", "intact"},
     {"conversation", "licences", "run_folder", "spreadsheet"},
     {"data", "models", "tracking", "hub", "plots", "pages", "artifact", "help"},
     {"training", "inference", "data_page", "locate", "sameness"},

@@ -258,7 +258,9 @@ def run_point(config: DictConfig) -> float:
     if sweeping:
         stop.file = folder.parent / STOP
         done = read_result(folder)
-        if done.get("status") in ("FINISHED", "PRUNED"):  # an engine started it again
+        if (
+            done.get("status") in ("FINISHED", "PRUNED") and done.get("objective") is not None
+        ):  # an engine started it again
             return float(done["objective"])
         if is_sweeps_child() and not config.trainer.use_cpu:
             claim_gpu(stop.requested)
@@ -278,14 +280,14 @@ def run_point(config: DictConfig) -> float:
 def _refuse_held(config: DictConfig, folder: Path) -> None:
     """A folder takes one run, which goes on there if it was ended before its time."""
     from medllm.models.preflight import degraded
-    from medllm.run_folder import RESULT, read_result
+    from medllm.run_folder import RESULT, read_result, require_readable
     from medllm.sameness import refuse_other_run
 
     if read_result(folder).get("status") == "FINISHED":
         raise ConfigError(Fault("hydra.run.dir", "holds a run already", str(folder), fix="choose another folder"))
-    refuse_other_run(
-        degraded(to_run_conf(config))[0], folder
-    )  # before the result of the one that is there gives way to this one's
+    require_readable(folder)
+    conf, _ = degraded(to_run_conf(config))
+    refuse_other_run(conf, folder)  # before the result of the one that is there gives way to this one's
     (folder / RESULT).unlink(missing_ok=True)
 
 

@@ -8,6 +8,7 @@
     ├── DeviceMemoryError  the device has too little memory for this run
     ├── StorageError       a disk is full or fails; checkpoints saved before are whole
     ├── NonFiniteError     loss or gradient is NaN or infinite, raised before the optimizer step; or the objective at the end
+    ├── FolderError        a file in a run's or a sweep's folder is damaged, or of something else
     ├── ArtifactError      an artifact folder is damaged or incomplete
     ├── ExportError        what an artifact became is not the same model; nothing is left of it
     ├── ReviewError        an expert review cannot go on: its files are damaged, or its sides are known
@@ -99,6 +100,10 @@ class StorageError(MedLLMError):
 
 class NonFiniteError(MedLLMError):
     """Loss or gradient is NaN or infinite, and has not touched the weights; or an objective or figure is."""
+
+
+class FolderError(MedLLMError):
+    """A file in a run's or a sweep's folder is damaged, or of something else; nothing in the folder has been changed."""
 
 
 class ArtifactError(MedLLMError):

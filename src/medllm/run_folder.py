@@ -19,24 +19,53 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
 from medllm import ranks
 from medllm.errors import ConfigError, Fault, MedLLMError, RankError
+from medllm.intact import (
+    expect,
+    parse_data_report,
+    parse_history,
+    parse_id,
+    parse_mapping,
+    parse_object,
+    parse_result,
+    read_file,
+)
 from medllm.redaction import redacted
 
 CONFIG, DATA = "config.yaml", "data_report.json"
 RESULT, HISTORY, LOSSES = "result.json", "history.json", "eval_losses.safetensors"
 RECORD, RECORD_KEY, UNSENT = "record_id", "record_key", "unsent.jsonl"
 SWEEP, STOP, STUDY = "sweep.json", "stop", "study.db"
+
+# What to do about a file that is damaged.
+FIXES = {
+    CONFIG: "copy artifact/config.yaml to its place, or move the run's folder away",
+    DATA: "move that file away: the run then goes on without comparing its data with it",
+    RESULT: "move that file away: the run then counts as one that was ended before its time",
+    HISTORY: "move that file away: the run is then shown without its curves",
+    LOSSES: "move that file away: the run then takes no part in what is counted by conversation",
+    RECORD: "move that file away: the run is then found by its record_key, or recorded anew",
+    RECORD_KEY: "move that file away: the run is then found by its record_id",
+    SWEEP: "put back the copy in the run record; or move that file away, and the same line writes it anew; its runs as they are: "
+    "python scripts/compare.py 'runs=<folder>/*'",
+}
+Thing = TypeVar("Thing")
+
+
+def _read(path: Path, parse: Callable[[bytes], Thing]) -> Thing:
+    """What a file of `FIXES` holds; raises FolderError if it is damaged."""
+    return read_file(path, parse, FIXES[path.name])
 
 
 @dataclass(frozen=True)
@@ -63,7 +92,14 @@ class ConversationLosses:
     def load(cls, folder: Path) -> "ConversationLosses | None":
         """Reads it; None where the run has none."""
         path = folder / LOSSES
-        return cls(**load_file(path)) if path.is_file() else None
+        return _read(path, cls._parse) if path.is_file() else None
+
+    @classmethod
+    def _parse(cls, data: bytes) -> "ConversationLosses":
+        found = cls(**load(data))
+        if not found.conversation.shape == found.loss.shape == found.num_tokens.shape == (found.loss.size,):
+            raise ValueError
+        return found
 
 
 @dataclass(frozen=True)
@@ -110,9 +146,22 @@ class SweepFile:
 
     @classmethod
     def load(cls, folder: Path) -> "SweepFile":
-        """Reads it; raises FileNotFoundError where there is none."""
-        values = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
-        return cls(**{**values, "points": [SweepPoint(**point) for point in values["points"]]})
+        """Reads it, which must be there."""
+        return _read(folder / SWEEP, cls._parse)
+
+    @classmethod
+    def _parse(cls, data: bytes) -> "SweepFile":
+        values = parse_object(data)
+        file = cls(**{**values, "points": [SweepPoint(**point) for point in values["points"]]})
+        texts = [file.name, file.parent_id, file.base_key, *expect(list, file.axes)]
+        for point in file.points:
+            texts += [point.folder, point.label, point.key, *point.values, *point.values.values()]
+            texts += expect(list, point.overrides)
+            if point.folder in ("", "..") or Path(point.folder).name != point.folder:
+                raise ValueError
+        for text in texts:
+            expect(str, text)
+        return file
 
 
 def lock_folder(folder: Path, fault: Fault) -> FileLock:
@@ -198,7 +247,7 @@ def one_failure(folder: Path) -> Iterator[None]:
 def read_result(folder: Path) -> dict[str, Any]:
     """What became of a run; empty if it has not ended."""
     path = folder / RESULT
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return _read(path, parse_result) if path.is_file() else {}
 
 
 def write_history(
@@ -226,15 +275,44 @@ def read_history(folder: Path) -> dict[str, list[tuple[int, float]]]:
     path = folder / HISTORY
     if not path.is_file():
         return {"train": [], "eval": []}
-    return {name: [(int(s), float(v)) for s, v in curve] for name, curve in json.loads(path.read_text()).items()}
+    return _read(path, parse_history)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A run's configuration as it was written; `run_conf_from_file` makes objects of it."""
+    return _read(folder / CONFIG, parse_mapping)
+
+
+def read_data_report(folder: Path) -> dict[str, Any]:
+    """What a run trained on, in numbers, with the data's `fingerprint`; empty if it has not come so far."""
+    path = folder / DATA
+    return _read(path, parse_data_report) if path.is_file() else {}
 
 
 def write_record_id(folder: Path, record_id: str) -> None:
     """Which run record belongs to this folder, as soon as it is open."""
-    (folder / RECORD).write_text(record_id)
+    write_whole(folder / RECORD, record_id)
 
 
 def read_record_id(folder: Path) -> str:
     """The record to go on with; empty if there is none."""
-    path = folder / RECORD
-    return path.read_text() if path.is_file() else ""
+    return _read_id(folder / RECORD)
+
+
+def read_record_key(folder: Path) -> str:
+    """What names the folder in the tracking store; empty if nothing does yet."""
+    return _read_id(folder / RECORD_KEY)
+
+
+def _read_id(path: Path) -> str:
+    return _read(path, parse_id) if path.is_file() else ""
+
+
+def require_readable(folder: Path) -> None:
+    """Reads what a run that goes on there will read.
+
+    Raises:
+        FolderError: before anything is changed.
+    """
+    for read in (read_result, read_data_report, read_record_id, read_record_key):
+        read(folder)

@@ -9,7 +9,7 @@ from medllm.config.plan import WITHOUT_EFFECT
 from medllm.config.run import RunConf
 from medllm.config.trainer import Scheduler, Strategy
 from medllm.errors import ConfigError, Fault
-from medllm.run_folder import CONFIG, DATA
+from medllm.run_folder import CONFIG, read_data_report
 from medllm.tracking.record import flatten
 
 FIX = "hydra.run.dir=<another folder>, or the old value to go on"
@@ -81,10 +81,7 @@ def refuse_other_data(fingerprint: str, folder: Path) -> None:
     Raises:
         ConfigError: with both fingerprints.
     """
-    path = folder / DATA
-    if not path.is_file():
-        return
-    old = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+    old = read_data_report(folder).get("fingerprint", fingerprint)
     if old != fingerprint:
         raise ConfigError(Fault("data", f"was {old[:12]} when the run in {folder} began", fingerprint[:12], fix=FIX))
 

@@ -116,9 +116,10 @@ def test_a_run_resumed_at_its_end_has_its_objective(dialogues: Path, tmp_path: P
 
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:
     """JSON has no word for it."""
-    write_result(tmp_path, "FAILED", objective=math.nan, metrics={"a": [math.inf, 1.0]})
+    write_result(tmp_path, "FAILED", objective=math.nan, metrics={"a": math.nan}, pair=[math.inf, 1.0])
     assert "NaN" not in (tmp_path / "result.json").read_text()
-    assert read_result(tmp_path) == {"status": "FAILED", "objective": None, "metrics": {"a": [None, 1.0]}}
+    told = {"status": "FAILED", "objective": None, "metrics": {"a": None}, "pair": [None, 1.0]}
+    assert read_result(tmp_path) == told
 
 
 def test_a_sweep_shows_what_it_ranks_by(capsys: pytest.CaptureFixture[str]) -> None:

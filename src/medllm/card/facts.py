@@ -14,7 +14,7 @@ from medllm.config.data import sources_of
 from medllm.intervals import Interval, percentiles, resampled_ratios
 from medllm.licences import Licence, base_licence, base_name, lawful_name
 from medllm.review.approval import ReviewStatus, decided_reviews, review_status, reviews_folder
-from medllm.run_folder import ConversationLosses
+from medllm.run_folder import ConversationLosses, read_data_report
 
 EVALUATION, CARD = "evaluation", "card"
 
@@ -108,6 +108,7 @@ def load_facts(artifact_folder: Path) -> Facts:
 
     Raises:
         ArtifactError: if the artifact is none or damaged.
+        FolderError: if a file of the run is.
         ConfigError: if `card.yaml` is wrong, or names the model as its base's licence forbids.
     """
     artifact = load_artifact(artifact_folder)
@@ -129,7 +130,7 @@ def load_facts(artifact_folder: Path) -> Facts:
         licence=licence,
         metrics=metrics,
         label_proof=_json(artifact.folder / "label_proof.json"),
-        data_report=_json(run / "data_report.json"),
+        data_report=read_data_report(run),
         held_out=_held_out(metrics, losses),
         num_conversations=len(losses.loss) if losses else 0,
         evaluations=_of_this_artifact(run / EVALUATION, "results.json", manifest, warnings),

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from medllm.errors import MedLLMError
-from medllm.run_folder import RESULT, SWEEP, ConversationLosses, SweepFile, read_history, read_result
+from medllm.run_folder import CONFIG, SWEEP, ConversationLosses, SweepFile, read_config, read_history, read_result
 
 # Parts of a configuration that change nothing of what is trained or measured.
 WITHOUT_EFFECT = ("name", "tracking", "hub", "generation", "sweep")
@@ -77,16 +75,11 @@ def load_sweep(folder: Path) -> RunSet:
     """The points of a sweep, also those which have not run.
 
     Raises:
-        MedLLMError: if the folder holds no sweep that can be read.
+        MedLLMError: if the folder holds no sweep, or one of its files or of its runs' is damaged.
     """
-    try:
-        sweep = SweepFile.load(folder)
-    except FileNotFoundError:
-        raise MedLLMError(f"{folder}: is no sweep, it holds no {SWEEP}") from None
-    except (ValueError, KeyError, TypeError):
-        raise MedLLMError(
-            f"{folder / SWEEP}: cannot be read, or another version wrote it; compare its runs: runs={folder}/*"
-        ) from None
+    if not (folder / SWEEP).is_file():
+        raise MedLLMError(f"{folder}: is no sweep, it holds no {SWEEP}")
+    sweep = SweepFile.load(folder)
     runs = [_load(folder / point.folder, point.label, point.values) for point in sweep.points]
     return RunSet(sweep.name, list(sweep.axes), runs, folder)
 
@@ -95,12 +88,12 @@ def load_runs(folders: Sequence[Path], name: str = "runs") -> RunSet:
     """Runs of any origin; their axes are the keys in which their configurations differ.
 
     Raises:
-        MedLLMError: if a folder holds no run.
+        MedLLMError: if a folder holds no run, or a file of one is damaged.
     """
     folders = list(dict.fromkeys(folder.resolve() for folder in folders))
     for folder in folders:
-        if not (folder / "config.yaml").is_file():
-            raise MedLLMError(f"{folder}: is no run, it holds no config.yaml")
+        if not (folder / CONFIG).is_file():
+            raise MedLLMError(f"{folder}: is no run, it holds no {CONFIG}")
     if not folders:
         raise MedLLMError("no runs to compare")
     configs = [leaves(_config(folder)) for folder in folders]
@@ -144,18 +137,11 @@ def _differing(configs: list[dict[str, Any]], choices: list[dict[str, str]]) -> 
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return {}
-    return config if isinstance(config, dict) else {}
+    return read_config(folder) if (folder / CONFIG).is_file() else {}
 
 
 def _load(folder: Path, label: str, values: dict[str, str]) -> Run:
-    try:
-        result = read_result(folder)
-    except ValueError:
-        result = {"status": "UNREADABLE", "reason": f"{RESULT} is damaged"}
+    result = read_result(folder)
     status = str(result.get("status", "NOT FINISHED"))
     reason = str(result.get("reason") or "")
     objective = result.get("objective")
@@ -171,26 +157,16 @@ def _load(folder: Path, label: str, values: dict[str, str]) -> Run:
         status=status,
         reason=reason,
         objective=objective,
-        metrics={name: float(value) for name, value in (result.get("metrics") or {}).items()},
-        history=_history(folder),
+        metrics={name: float(value) for name, value in result.get("metrics", {}).items() if value is not None},
+        history=read_history(folder),
         losses=_losses(folder),
-        choices=dict(result.get("choices") or {}),
+        choices=dict(result.get("choices", {})),
         code=_code(folder),
     )
 
 
-def _history(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    try:
-        return read_history(folder)
-    except (ValueError, TypeError):
-        return {"train": [], "eval": []}
-
-
 def _losses(folder: Path) -> ConversationLosses | None:
-    try:
-        losses = ConversationLosses.load(folder)
-    except Exception:  # safetensors has an exception of its own for a damaged file
-        return None
+    losses = ConversationLosses.load(folder)
     return losses if losses is not None and all(map(math.isfinite, losses.loss)) else None
 
 

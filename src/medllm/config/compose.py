@@ -129,6 +129,8 @@ def run_conf_from_file(path: Path) -> RunConf:
         text = path.read_text(encoding="utf-8")
         if "${" in text:  # it would be resolved here, and may come from elsewhere: `${oc.env:HF_TOKEN}` in an address
             raise ConfigError(Fault(str(path), "is no resolved configuration: it holds an interpolation", "${...}"))
+        if not text.endswith("\n"):
+            raise ValueError("it is empty or cut off")
         values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(text)))
         config = OmegaConf.structured(RunConf)
         for name, value in values.items():
@@ -137,6 +139,7 @@ def run_conf_from_file(path: Path) -> RunConf:
             nearest = min(kinds, key=lambda kind: len(known[kind]), default=None)
             config[name] = OmegaConf.merge(OmegaConf.structured(nearest), value) if nearest else value
         return to_run_conf(config)
-    except (OSError, OmegaConfBaseException, AttributeError, TypeError, yaml.YAMLError) as error:
+    except (OSError, OmegaConfBaseException, AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ConfigError(Fault(str(path), f"is no resolved configuration: {reason}")) from None
+        fix = "copy the run's artifact/config.yaml, or that of its run record, to its place"
+        raise ConfigError(Fault(str(path), f"is no resolved configuration: {reason}", fix=fix)) from None

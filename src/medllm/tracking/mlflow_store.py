@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from medllm.config.tracking import MlflowConf
 from medllm.errors import TrackingError
-from medllm.run_folder import RECORD_KEY, write_whole
+from medllm.run_folder import RECORD_KEY, read_record_key, write_whole
 from medllm.tracking.delivery import log_tags, reason_of, reopen
 from medllm.tracking.names import legal_names, legal_value
 from medllm.tracking.record import Opening
@@ -197,12 +197,13 @@ def _known(client: Any, run_id: str) -> str:
 
 def _key(folder: Path) -> tuple[str, bool]:
     """What names a folder in the store, and whether it has only now been given."""
-    path = folder / RECORD_KEY
-    is_new = not path.is_file()
-    if is_new:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, uuid.uuid4().hex)
-    return path.read_text(encoding="utf-8"), is_new
+    key = read_record_key(folder)
+    if key:
+        return key, False
+    folder.mkdir(parents=True, exist_ok=True)
+    key = uuid.uuid4().hex
+    write_whole(folder / RECORD_KEY, key)
+    return key, True
 
 
 def _made_before(client: Any, experiment_id: str, key: str) -> str:

@@ -1,0 +1,199 @@
+"""What a run or a sweep left is read whole, or refused by its name."""
+
+import json
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from medllm.cli import guarded
+from medllm.config.compose import load_run_conf, resolved, run_conf_from_file
+from medllm.errors import ConfigError, FolderError
+from medllm.run_folder import (
+    CONFIG,
+    DATA,
+    HISTORY,
+    LOSSES,
+    RECORD,
+    RECORD_KEY,
+    RESULT,
+    SWEEP,
+    UNSENT,
+    ConversationLosses,
+    SweepFile,
+    SweepPoint,
+    read_config,
+    read_data_report,
+    read_history,
+    read_record_id,
+    read_record_key,
+    read_result,
+    write_history,
+    write_record_id,
+    write_result,
+    write_whole,
+)
+
+ROOT = Path(__file__).parents[1]
+ID = "0123456789abcdef" * 2
+READERS: dict[str, Callable[[Path], Any]] = {
+    CONFIG: read_config,
+    DATA: read_data_report,
+    HISTORY: read_history,
+    LOSSES: ConversationLosses.load,
+    RECORD: read_record_id,
+    RECORD_KEY: read_record_key,
+    RESULT: read_result,
+    SWEEP: SweepFile.load,
+}
+# JSON, or YAML, that is none of these files, whichever it is.
+OTHERS: tuple[Any, ...] = (
+    None,
+    [],
+    "text",
+    [{"a": 1}],
+    {"status": 3, "fingerprint": [], "train": 1, "eval": {}, "name": 1, "points": {}},
+    {"status": "FINISHED", "metrics": [1], "train": [[1]], "eval": [], "name": "x", "points": [{"folder": "a"}]},
+    {"status": "FINISHED", "objective": "low", "train": [["a", 1]], "eval": [], "name": "x", "points": "abc"},
+    {
+        "status": "FINISHED",
+        "choices": {"lora": 1},
+        "train": [[1, None]],
+        "eval": [],
+        "name": "x",
+        "points": [],
+        "axes": [1],
+    },
+)
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "zeros": lambda data: bytes(len(data)),
+    "half": lambda data: data[: len(data) // 2].rstrip(b"\n"),
+    "no JSON": lambda data: b"<html>\n\t: {",
+    "not UTF-8": lambda data: b"\xff\xfe" + data,
+    "deep": lambda data: b"[" * 100_000,
+}
+DAMAGES |= {
+    f"other {number}": lambda data, other=other: json.dumps(other).encode()  # type: ignore[misc]
+    for number, other in enumerate(OTHERS)
+}
+
+
+def fill(folder: Path) -> None:
+    """Every file, as runs and sweeps write them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    conf = load_run_conf(["model=tiny_random", "trainer=cpu"])
+    write_whole(folder / CONFIG, yaml.safe_dump(resolved(conf), sort_keys=False))
+    write_whole(folder / DATA, json.dumps({"fingerprint": "f" * 64}))
+    write_history(folder, [(1, 2.0)], [(0, float("nan"))], [(1, 100)], [(1, 0.5)])
+    ConversationLosses(np.arange(3), np.ones(3), np.arange(3)).save(folder)
+    write_record_id(folder, ID)
+    write_whole(folder / RECORD_KEY, ID)
+    write_result(folder, "FINISHED", objective=2.0, metrics={"a": 1.0, "b": float("nan")}, choices={"lora": "default"})
+    SweepFile("s", ID, "k", ["seed"], [SweepPoint("seed_1-aa", "seed=1", {"seed": "1"}, ["seed=1"], "aa")]).save(folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Of all files."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    """By its own reader, numbers that are not finite included."""
+    fill(tmp_path)
+    assert read_history(tmp_path)["tokens"] == [(1, 100.0)]
+    assert read_result(tmp_path)["metrics"] == {"a": 1.0, "b": None}
+    assert read_record_id(tmp_path) == read_record_key(tmp_path) == ID
+    assert SweepFile.load(tmp_path).points[0].values == {"seed": "1"}
+    assert all(read(tmp_path) for read in READERS.values())
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", READERS)
+def test_a_damaged_file_is_refused_by_its_name(tmp_path: Path, file: str, damage: str) -> None:
+    """In one message with the remedy, which helps: with the file moved away all else is read. Nothing is changed."""
+    fill(tmp_path)
+    harmed = DAMAGES[damage]((tmp_path / file).read_bytes())
+    if file == CONFIG and damage in (
+        "half",
+        *(f"other {i}" for i, other in enumerate(OTHERS) if isinstance(other, dict)),
+    ):
+        return  # a mapping; what must be in it is for `run_conf_from_file` to say
+    (tmp_path / file).write_bytes(harmed)
+    before = contents(tmp_path)
+    with pytest.raises(FolderError, match=rf"^{tmp_path / file} is damaged, or another program's\n +fix: \w+"):
+        READERS[file](tmp_path)
+    assert contents(tmp_path) == before
+    for name, read in READERS.items():
+        if name != file:
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_configuration_makes_no_objects(tmp_path: Path, damage: str) -> None:
+    """One message with the file and the remedy."""
+    fill(tmp_path)
+    path = tmp_path / CONFIG
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.raises(ConfigError, match=r"(?s)config.yaml: is no resolved configuration.*\n +fix: copy "):
+        run_conf_from_file(path)
+
+
+def test_a_sweep_has_its_points_in_its_folder(tmp_path: Path) -> None:
+    """A point's name is that of a folder directly below it: what is changed there for a point is changed nowhere else."""
+    fill(tmp_path)
+    values = json.loads((tmp_path / SWEEP).read_text())
+    for name in ("../elsewhere", "/etc", "..", ".", "", "a/b"):
+        values["points"][0]["folder"] = name
+        (tmp_path / SWEEP).write_text(json.dumps(values))
+        with pytest.raises(FolderError, match=r"sweep.json is damaged"):
+            SweepFile.load(tmp_path)
+
+
+@pytest.mark.parametrize("file", [CONFIG, HISTORY, LOSSES, RESULT, SWEEP])
+def test_a_comparison_tells_what_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str) -> None:
+    """Exit code 1 and the file's name, instead of a comparison without it."""
+    for name in ("one", "two", "sweep/seed_1-aa"):
+        fill(tmp_path / name)
+    fill(tmp_path / "sweep")
+    main = runpy.run_path(str(ROOT / "scripts" / "compare.py"))["main"]
+    place = tmp_path / ("sweep" if file == SWEEP else "sweep/seed_1-aa")
+    (place / file).write_bytes(b"\xff{")
+    (tmp_path / "one" / file).write_bytes(b"\xff{")
+    before = contents(tmp_path)
+    lines = [f"sweep={tmp_path}/sweep", f"runs={tmp_path}/one,{tmp_path}/two"]
+    for line in lines[:1] if file == SWEEP else lines:
+        assert guarded(lambda line=line: main([line])) == 1  # type: ignore[misc]
+        said = capsys.readouterr().err
+        assert f"{file} is damaged" in said and "fix: " in said and "Traceback" not in said
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_line_typed_again_tells_what_is_damaged(
+    tmp_path: Path, train: Callable[..., Any], tiny_overrides: list[str]
+) -> None:
+    """A run, a sweep and a sweep's point: exit code 1 or 2, the file's name, no traceback, and nothing is changed or begun."""
+
+    def refused(place: Path, file: str, *line: str) -> None:
+        place.mkdir(parents=True, exist_ok=True)
+        (place / file).write_bytes(b"\xff{\n" * 2)
+        before = contents(tmp_path)
+        done = train(*tiny_overrides, *line)
+        assert done.returncode in (1, 2) and "Traceback" not in done.stderr, done.stderr
+        assert file in done.stderr and "fix: " in done.stderr
+        after = contents(tmp_path)
+        changed = {name for name, data in before.items() if after.get(name) != data}
+        assert not {name for name in changed if ".hydra" not in name and not name.endswith(".log")}
+        assert not list(tmp_path.rglob("checkpoints"))
+        (place / file).unlink()
+
+    for file in (CONFIG, DATA, RESULT, RECORD, RECORD_KEY, UNSENT):
+        refused(tmp_path / "run", file)
+    sweep = [f"hydra.sweep.dir={tmp_path}/sweep", "seed=1,2", "-m"]
+    refused(tmp_path / "sweep", SWEEP, *sweep)
