@@ -1,7 +1,9 @@
 """A run that was ended before its time goes on by the same line, as what it began as, and alone in its folder."""
 
+import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +22,11 @@ from medllm.cli import run_point
 from medllm.config.compose import compose_config
 from medllm.config.plan import make_plan
 from medllm.errors import ConfigError
+from medllm.run_folder import UNSENT, read_result
+from medllm.stopping import stop
 from medllm.sweep.run import Sweep
+from medllm.tracking import mlflow_record
+from medllm.tracking.mlflow_record import MlflowRecord
 from medllm.training.trainer import MedTrainer
 
 SAVING = ["trainer.max_steps=6", "trainer.save_strategy=steps", "trainer.save_steps=2", "trainer.eval_strategy=no"]
@@ -103,6 +109,34 @@ def test_the_same_line_goes_on(
     with pytest.raises(ConfigError, match="holds a run already"):
         typed(line, tmp_path / "killed")
     assert files(tmp_path / "killed") == before
+
+
+@pytest.mark.parametrize(
+    ("place", "signals", "status"), [("end", 1, "FINISHED"), ("settle", 1, "FINISHED"), ("end", 2, "KILLED")]
+)
+def test_a_late_signal_leaves_one_truth(
+    line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, signals: int, status: str
+) -> None:
+    """When all is computed the first signal changes nothing, and the second ends the run; record and folder agree."""
+    monkeypatch.setattr(stop, "signum", 0)
+    owner: Any = MlflowRecord if place == "end" else mlflow_record
+    function, left = getattr(owner, place), [signal.SIGTERM] * signals
+
+    def struck(*arguments: Any) -> None:
+        function(*arguments)
+        while left:
+            signal.raise_signal(left.pop())
+
+    monkeypatch.setattr(owner, place, struck)
+    line = [*(o for o in line if not o.startswith("trainer.max_steps")), "trainer.max_steps=1"]
+    with pytest.raises(SystemExit) if status == "KILLED" else contextlib.nullcontext():
+        typed(line, tmp_path / "run")
+    assert not left
+    assert read_result(tmp_path / "run")["status"] == status
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("medllm").experiment_id])
+    assert run.info.status == status
+    assert not (tmp_path / "run" / UNSENT).exists()
 
 
 def test_it_goes_on_as_memory_allowed(line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

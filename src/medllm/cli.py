@@ -338,7 +338,7 @@ def _train_to_the_end(config: DictConfig, folder: Path, *, sweeping: bool) -> fl
 def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, RunConf]:
     from medllm.experiment import check, run_training
     from medllm.models.preflight import degraded
-    from medllm.result import result_metrics
+    from medllm.result import Result, result_metrics
     from medllm.run_folder import STUDY, SWEEP, SweepFile, write_result
     from medllm.summary import print_point, print_run
     from medllm.sweep.rates import rate_of, write_rate
@@ -354,17 +354,27 @@ def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, 
         from medllm.sweep.study import reporter  # imports optuna
 
         report = reporter(folder)
+
+    def conclude(result: Result) -> None:
+        write_result(
+            folder,
+            "FINISHED",
+            objective=result.objective,
+            metrics=result_metrics(result),
+            run_id=result.run_id,
+            aim=result.aim,
+            choices=options,
+        )
+
     result = run_training(
-        conf, folder, parent_id=parent_id, choices=options, missing=missing, is_point=sweeping, report=report
-    )
-    write_result(
+        conf,
         folder,
-        "FINISHED",
-        objective=result.objective,
-        metrics=result_metrics(result),
-        run_id=result.run_id,
-        aim=result.aim,
+        parent_id=parent_id,
         choices=options,
+        missing=missing,
+        is_point=sweeping,
+        report=report,
+        conclude=conclude,
     )
     if ranks.world_size() == 1 and result.train_seconds:  # plans are of one process, and learn nothing from no step
         write_rate(conf, rate_of(result, folder.name))

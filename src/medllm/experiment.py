@@ -76,6 +76,7 @@ def run_training(
     missing: str = "",
     is_point: bool = False,
     report: Callable[[int, float], bool] | None = None,
+    conclude: Callable[[Result], None] = lambda result: None,
 ) -> Result:
     """Trains, evaluates and saves, as the configuration says.
 
@@ -91,6 +92,7 @@ def run_training(
         missing: Why it trains without the quantization that was asked for, of `degraded`.
         is_point: Of a sweep: leaves the base model for the next point.
         report: Of a search: takes step and held-out loss at every evaluation, returns whether to give the point up.
+        conclude: Takes the result when the record is closed, so that a request to stop does not come between the two.
 
     Raises:
         ConfigError: if the folder holds another run, or `trainer.resume_from_checkpoint` is damaged; nothing is written.
@@ -101,6 +103,7 @@ def run_training(
     device = pick_device(conf.trainer.use_cpu)
     with (
         ranks.connected(device),
+        stop.bounded(),
         explained_storage(folder),
     ):  # and within the record, so that it has the reason in words
         reset_peak_memory(device)
@@ -131,6 +134,7 @@ def run_training(
             )
             record.log_metrics(final_metrics(result), result.steps)
             require_objective(result)  # last, so that what was trained is kept
+        conclude(result)
     return result
 
 
@@ -231,12 +235,12 @@ def _run(
     result = _result(
         conf, folder, record, measured, trainer, after, answers_after, device, started, (trainable, total), suites
     )
-    with stop.deferred(FINISHING):
-        whole = trainer.gather_weights(getattr(torch, conf.model.dtype.value))
-        if ranks.is_main():
-            with whole_folder(result.artifact) as artifact:
-                save_model(model, artifact, initial, whole)
-                save_artifact(result, artifact, conf, tokenizer, renderer, datasets, commit)
+    stop.defer(FINISHING)  # to the run's end: its artifact, its record and its folder are to say the same of it
+    whole = trainer.gather_weights(getattr(torch, conf.model.dtype.value))
+    if ranks.is_main():
+        with whole_folder(result.artifact) as artifact:
+            save_model(model, artifact, initial, whole)
+            save_artifact(result, artifact, conf, tokenizer, renderer, datasets, commit)
     foundation.take_back(model, conf.lora)
     return result
 

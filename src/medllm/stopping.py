@@ -58,14 +58,24 @@ class Stop:
         raise KeyboardInterrupt
 
     @contextlib.contextmanager
-    def deferred(self, message: str) -> Iterator[None]:
-        """While it is open, the first signal only asks; `message` says what will be finished."""
+    def bounded(self) -> Iterator[None]:
+        """What is deferred within it is so no longer than it is open."""
         before = (self._deferring, self._on_request)
-        self._deferring, self._on_request = True, message
         try:
             yield
         finally:
             self._deferring, self._on_request = before
+
+    def defer(self, message: str) -> None:
+        """From now on the first signal only asks; `message` says what will be finished."""
+        self._deferring, self._on_request = True, message
+
+    @contextlib.contextmanager
+    def deferred(self, message: str) -> Iterator[None]:
+        """While it is open, the first signal only asks; see `defer`."""
+        with self.bounded():
+            self.defer(message)
+            yield
 
     @contextlib.contextmanager
     def cutting_short(self) -> Iterator[None]:

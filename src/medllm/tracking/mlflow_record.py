@@ -163,9 +163,15 @@ def open_mlflow_record(conf: MlflowConf, opening: Opening, folder: Path) -> Iter
         record.fail(error)
         raise
     finally:
-        record.end(status)
-        spool.close()
-        settle(conf)
+        try:
+            record.end(status)
+            spool.close()
+        except (KeyboardInterrupt, SystemExit):  # what the run's folder will say, too
+            record.end("KILLED")
+            spool.close()
+            raise
+        finally:
+            settle(conf)
 
 
 def _send_left(conf: MlflowConf, folder: Path) -> Entry:

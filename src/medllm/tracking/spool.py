@@ -74,8 +74,10 @@ class Spool:
         self._thread.start()
 
     def append(self, entry: Entry) -> None:
-        """Takes an entry; returns when it is in the file, or waits for a disk that takes it."""
+        """Takes an entry; returns when it is in the file, or waits for a disk that takes it. A closed spool takes none."""
         with self._changed:
+            if self._closed:
+                return
             self._backlog.append(entry)
             try:
                 while self._backlog:
@@ -109,7 +111,7 @@ class Spool:
             self._changed.notify_all()
             self._file.close()
             if self._sent == self._written and not self._kept:
-                self._path.unlink()
+                self._path.unlink(missing_ok=True)
                 return
         say("tracking", f"degraded: {self._told} has not got everything; what it lacks is in {self._path}")
         say("", f"when the store is back: python scripts/replay.py run={self._path.parent}")
