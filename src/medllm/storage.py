@@ -1,4 +1,4 @@
-"""Folders that are whole or not there, and what to say when a disk is full or fails, whichever library writes to it."""
+"""Where files lie, folders that are whole or not there, and what to say when a disk is full or fails."""
 
 import contextlib
 import errno
@@ -8,12 +8,43 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 from safetensors import SafetensorError
 
 from medllm.errors import StorageError
 
 # No room, no quota, a file that is too large, a disk that fails, and one that was made read-only.
 FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+# File systems of other machines, by the names that mounts have for them; what goes by FUSE there is told by its second name.
+NETWORK = {
+    *("9p", "acfs", "afp", "afpfs", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "fhgfs", "gfs", "gfs2", "gpfs"),
+    *(
+        "glusterfs",
+        "juicefs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "panfs",
+        "pvfs2",
+        "quobyte",
+        "s3fs",
+        "smb2",
+        "smb3",
+    ),
+    *("smbfs", "sshfs", "virtiofs", "weka", "wekafs", "webdav"),
+}
+
+
+def is_on_network(path: Path) -> bool:
+    """Whether a place lies on a file system that several machines may share, as far as its mount tells."""
+    place = path.resolve()
+    mounts = [part for part in psutil.disk_partitions(all=True) if place.is_relative_to(part.mountpoint)]
+    # The longest is the innermost, and of two at one place the later lies over the earlier.
+    kind = max(enumerate(mounts), key=lambda found: (len(found[1].mountpoint), found[0]))[1].fstype if mounts else ""
+    return kind.lower().removeprefix("fuse.") in NETWORK
 
 
 @contextlib.contextmanager

@@ -15,9 +15,11 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking import sqlalchemy_store
 
 from medllm.config.tracking import MlflowConf, NoTrackingConf
 from medllm.errors import TrackingError
+from medllm.tracking import mlflow_store
 from medllm.tracking.build import find_record, folder_of_record, open_record
 from medllm.tracking.feedback import FeedbackStore
 from medllm.tracking.mlflow_store import connect, process_tags
@@ -353,6 +355,23 @@ def test_the_store_is_one_file(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "mlflow.db", tmp_path / "copy")
     (run,) = runs(tmp_path / "copy")
     assert (run.info.status, run.data.metrics) == ("FINISHED", {"eval/loss": 1.0})
+
+
+@pytest.mark.usefixtures("fresh_database")
+def test_no_write_ahead_log_on_a_network(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database made there has SQLite's own journal, and takes runs; one made elsewhere has the log."""
+    make = Mock(side_effect=lambda uri, files: shutil.copy(empty_database, uri.removeprefix("sqlite:///")) and Mock())
+    for shared, journal in ((True, "delete"), (False, "wal")):
+        with monkeypatch.context() as patched:
+            patched.setattr(sqlalchemy_store, "SqlAlchemyStore", make)
+            patched.setattr(mlflow_store, "is_on_network", lambda folder, shared=shared: shared)
+            mlflow_store._make_database(tmp_path / f"{journal}.db")
+        with contextlib.closing(sqlite3.connect(tmp_path / f"{journal}.db")) as database:
+            assert database.execute("pragma journal_mode").fetchone() == (journal,)
+    conf = MlflowConf(f"sqlite:///{tmp_path}/delete.db", "test", f"{tmp_path}/mlruns")
+    with open_record(conf, Opening("one"), tmp_path / "run") as record:
+        record.log_metrics({"eval/loss": 1.0}, 1)
+    assert MlflowClient(conf.tracking_uri).get_run(record.id).data.metrics == {"eval/loss": 1.0}
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from filelock import FileLock
 from medllm.config.tracking import MlflowConf
 from medllm.errors import TrackingError
 from medllm.run_folder import RECORD_KEY, read_record_key, write_whole
+from medllm.storage import is_on_network
 from medllm.tracking.delivery import log_tags, reason_of, reopen
 from medllm.tracking.names import legal_names, legal_value
 from medllm.tracking.record import Opening
@@ -78,7 +79,11 @@ def client_of(conf: MlflowConf) -> Any:
 
 
 def _make_database(database: Path) -> None:
-    """A database with MLflow's tables and a write-ahead log, whole or not at all."""
+    """A database with MLflow's tables, and a write-ahead log where one may lie, whole or not at all.
+
+    Such a log needs memory that all its users share: https://sqlite.org/wal.html. On a network's file system SQLite's own journal
+    stays.
+    """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     prefix = f".{database.name}-"
@@ -88,8 +93,9 @@ def _make_database(database: Path) -> None:
         made = Path(folder) / "new.db"
         store = SqlAlchemyStore(f"sqlite:///{made}", (database.parent / "mlruns").as_uri())
         store.engine.dispose()
-        with contextlib.closing(sqlite3.connect(made)) as connection:
-            connection.execute("pragma journal_mode=wal")  # eight that write at once take a tenth of the time
+        if not is_on_network(database.parent):
+            with contextlib.closing(sqlite3.connect(made)) as connection:
+                connection.execute("pragma journal_mode=wal")  # eight that write at once take a tenth of the time
         made.replace(database)
 
 
