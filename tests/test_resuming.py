@@ -112,7 +112,8 @@ def test_the_same_line_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("place", "signals", "status"), [("end", 1, "FINISHED"), ("settle", 1, "FINISHED"), ("end", 2, "KILLED")]
+    ("place", "signals", "status"),
+    [pytest.param("end", 1, "FINISHED", marks=pytest.mark.slow), ("settle", 1, "FINISHED"), ("end", 2, "KILLED")],
 )
 def test_a_late_signal_leaves_one_truth(
     line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, signals: int, status: str

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.tracking import sqlalchemy_store
 
 from medllm.config.tracking import MlflowConf, NoTrackingConf
+from medllm.config.ui import UiConf
 from medllm.errors import TrackingError
 from medllm.tracking import mlflow_store
 from medllm.tracking.build import find_record, folder_of_record, open_record
@@ -26,6 +27,7 @@ from medllm.tracking.mlflow_store import connect, process_tags
 from medllm.tracking.names import legal_name, legal_value
 from medllm.tracking.record import Opening, flatten
 from medllm.tracking.registry import Registry
+from medllm.tracking.ui import show_runs
 
 
 def store(folder: Path) -> MlflowConf:
@@ -281,13 +283,14 @@ def test_a_database_server_that_refuses_is_told_at_once(tmp_path: Path, monkeypa
             lambda: open_record(conf, Opening("one"), tmp_path / "run").__enter__(),
             lambda: Registry(conf),
             lambda: FeedbackStore(conf),
+            lambda: show_runs(UiConf(0, conf)),
         )
     ):
         with pytest.raises(TrackingError, match=r"127.0.0.1:1/x cannot be used: .*Connection refused\n +fix: "):
             use()
         assert asked.call_count == number + 1
     assert find_record(conf, "0" * 32).id == ""
-    assert asked.call_count == 4
+    assert asked.call_count == 5
 
 
 def test_a_run_whose_folder_lost_its_key(tmp_path: Path, database: Path) -> None:

@@ -62,20 +62,23 @@ def connect(conf: MlflowConf) -> tuple[Any, str]:
 
 
 def client_of(conf: MlflowConf) -> Any:
-    """MLflow's client of a store; see `store_errors` for what it raises.
-
-    A database server that refuses connections is asked once: MLflow would ask ten times, in 100 seconds, before it says so.
-    """
+    """MLflow's client of a store; see `store_errors` for what it raises."""
     from mlflow import MlflowClient
 
     quieten()
-    if not conf.tracking_uri.startswith(("sqlite:", "http", "databricks")):
-        from mlflow.store.db.utils import create_sqlalchemy_engine
-
-        engine = create_sqlalchemy_engine(conf.tracking_uri)
-        engine.connect().close()
-        engine.dispose()
+    knock(conf)
     return MlflowClient(tracking_uri=conf.tracking_uri, registry_uri=conf.tracking_uri)
+
+
+def knock(conf: MlflowConf) -> None:
+    """Connects once to a database server: one that refuses MLflow asks ten times, in 100 seconds, before it says so."""
+    if conf.tracking_uri.startswith(("sqlite:", "http", "databricks")):
+        return
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+
+    engine = create_sqlalchemy_engine(conf.tracking_uri)
+    engine.connect().close()
+    engine.dispose()
 
 
 def _make_database(database: Path) -> None:

@@ -14,7 +14,7 @@ from medllm.config.tracking import MlflowConf
 from medllm.config.ui import UiConf
 from medllm.console import say
 from medllm.errors import ConfigError, Fault, TrackingError
-from medllm.tracking.mlflow_store import is_there, quieten, told
+from medllm.tracking.mlflow_store import is_there, knock, quieten, told
 
 HOST = "127.0.0.1"
 # Seconds that answers under way may take once somebody wants it to end.
@@ -35,6 +35,7 @@ def show_runs(conf: UiConf) -> None:
         fix = "the first run makes it: python train.py"
         raise ConfigError(Fault("tracking.tracking_uri", "no such database yet", uri, fix=fix))
     with _listen(conf.port) as door, told(conf.tracking):
+        knock(conf.tracking)
         _prepare(uri)
         with warnings.catch_warnings(action="ignore"):  # MLflow imports what Starlette will drop some day
             from mlflow.server.fastapi_app import app
