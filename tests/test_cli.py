@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from medllm.cli import overrides_first, pop_option
 from medllm.config.compose import ROOTS, compose_config
@@ -96,6 +97,33 @@ def test_a_run_prints_its_summary(train: Callable[..., Any], tiny_overrides: lis
         assert expected in done.stderr
     assert (tmp_path / "run" / "artifact" / "manifest.json").is_file()
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.slow
+def test_record_and_artifact_hold_what_hydra_composed(
+    train: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path
+) -> None:
+    """Byte for byte, resolved, but for the sweep's group; a text too long for a parameter is cut only there, and marked."""
+    from mlflow import MlflowClient
+    from omegaconf import OmegaConf
+
+    prompt = ("Größe 身長 \U0001f600: #a@b=[x] " * 1000)[:10_000]
+    more = ("trainer.max_steps=1", "trainer.eval_strategy=no", "generation.sample_prompts=[]")
+    done = train(*tiny_overrides, *more, f"generation.system_prompt='{prompt}'")
+    assert done.returncode == 0, done.stderr
+    composed = OmegaConf.load(tmp_path / "run" / ".hydra" / "config.yaml")
+    values = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(values, dict)
+    del values["sweep"]
+    assert values["generation"]["system_prompt"] == prompt
+    wanted = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("medllm").experiment_id])
+    recorded = Path(client.download_artifacts(run.info.run_id, "config.yaml", str(tmp_path)))
+    for path in (recorded, tmp_path / "run" / "config.yaml", tmp_path / "run" / "artifact" / "config.yaml"):
+        assert path.read_bytes() == wanted, path
+    kept, mark = run.data.params["generation.system_prompt"], " ... (cut, see config.yaml)"
+    assert len(kept) == 6000 and kept.endswith(mark) and prompt.startswith(kept.removesuffix(mark))
 
 
 @pytest.mark.slow
