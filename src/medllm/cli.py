@@ -300,7 +300,8 @@ def _train_to_the_end(config: DictConfig, folder: Path, *, sweeping: bool) -> fl
     stop.listen()
     reason = ""
     try:
-        objective, conf = _train(config, folder, sweeping=sweeping)
+        with stop.no_other_exit():  # also before there is a record, and after
+            objective, conf = _train(config, folder, sweeping=sweeping)
     except (KeyboardInterrupt, SystemExit):
         write_result(folder, "KILLED", reason="interrupted")
         if is_sweeps_child():

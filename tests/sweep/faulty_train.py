@@ -1,4 +1,4 @@
-"""train.py with three faults. The point of rank 4 and seed 66 raises.
+"""train.py with faults. The point of rank 4 and seed 66 raises; those of `EXITS` exit at their third step, as a library may.
 
 The point of rank 8 and seed 65 is killed at its third step, that of rank 16 hangs there; each once only: the marker file that
 `name` names says that it has happened. Faults are installed inside the job, so that they reach every process an engine starts.
@@ -17,6 +17,8 @@ from omegaconf import DictConfig
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+# The code that a point exits with, by rank and seed.
+EXITS = {(4, 65): 0, (2, 66): 3}
 # Seconds; far longer than a test waits.
 HANG = 600
 
@@ -31,6 +33,8 @@ def install(config: DictConfig) -> None:
     def harmed(self: Any, *arguments: Any, **more: Any) -> Any:
         if (rank, seed) == (4, 66):
             raise RuntimeError("this point always fails")
+        if (rank, seed) in EXITS and self.state.global_step == 2:
+            sys.exit(EXITS[rank, seed])
         if (rank, seed) == (8, 65) and self.state.global_step == 2 and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)

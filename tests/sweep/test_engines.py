@@ -1,4 +1,4 @@
-"""One contract for every engine: six points, one of which always fails and one is killed, end in the same state and record."""
+"""One contract for every engine: of six points one raises, two exit and one is killed; they end in the same state and record."""
 
 import importlib.util
 import json
@@ -19,6 +19,12 @@ ENGINES = {
     "submitit": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10"],
     "ray": ["hydra/launcher=ray"],
 }
+# Of the points that fail, by name.
+REASONS = {
+    "lora.r=4,seed=66": "RuntimeError: this point always fails",
+    "lora.r=4,seed=65": "RuntimeError: ended itself with code 0",
+    "lora.r=2,seed=66": "RuntimeError: ended itself with code 3",
+}
 NEEDS = {"submitit": "hydra_plugins.hydra_submitit_launcher", "ray": "ray"}
 
 
@@ -34,10 +40,11 @@ def there(module: str) -> bool:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_contract(engine: str, tiny_overrides: list[str], tmp_path: Path) -> None:
-    """Typed until nothing is left but what always fails, a sweep holds five finished points and one failed one.
+    """Typed until nothing is left but what always fails, a sweep holds three finished points and three failed ones, with reasons.
 
-    Each has one run under the one parent, with its own numbers at each step up to the last; the killed one went on from its
-    checkpoint in its own run; finished points were not run again.
+    Each has one run under the one parent, with its own numbers at each step up to its last; the killed one went on from its
+    checkpoint in its own run; finished points were not run again. Who exits has failed, also with code 0, and takes no other
+    point along.
     """
     if engine in NEEDS and not there(NEEDS[engine]):
         pytest.skip(f"{NEEDS[engine]} is not installed (pip install -e '.[ray]')")
@@ -69,20 +76,28 @@ def test_the_contract(engine: str, tiny_overrides: list[str], tmp_path: Path) ->
         for path in (tmp_path / "sweep").glob("*/result.json"):
             if json.loads(path.read_text())["status"] == "FINISHED":
                 assert finished_at.setdefault(path, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
-        if len(finished_at) == 5:
+        if len(finished_at) == 3:
             break
-    assert len(finished_at) == 5, (codes, done.stderr[-3000:])
-    assert codes[-1] == 1, done.stderr
-    assert "1 of 6 points did not finish" in done.stderr
-    assert "this point always fails" in done.stderr
+    assert len(finished_at) == 3, (codes, done.stderr[-3000:])
+    assert (tmp_path / "marker").exists()
+    assert codes[-1] == 1 and 0 not in codes, done.stderr
+    assert "3 of 6 points did not finish" in done.stderr
+    results = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/result.json")}
+    reasons = {name.rpartition("-")[0]: found["reason"] for name, found in results.items() if "reason" in found}
+    assert reasons == REASONS
+    assert all(f"{name.replace(',', ', ')} FAILED" in done.stderr for name in REASONS)
     parent, children = runs_of(tmp_path)
     assert parent.info.status == "FAILED"
-    assert sorted(child.info.status for child in children) == ["FAILED", *["FINISHED"] * 5]
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     for child in children:
-        steps = [metric.step for metric in client.get_metric_history(child.info.run_id, "train/loss")]
-        assert set(steps) == (set() if child.info.status == "FAILED" else {1, 2, 3, 4})
-        assert child.data.params["lora.r"] == child.info.run_name.partition("lora.r=")[2].partition(",")[0]
+        name = child.info.run_name
+        assert child.info.status == ("FAILED" if name in REASONS else "FINISHED")
+        steps = {metric.step for metric in client.get_metric_history(child.info.run_id, "train/loss")}
+        assert steps == (
+            set() if "this point" in REASONS.get(name, "") else {1, 2} if name in REASONS else {1, 2, 3, 4}
+        )
+        assert REASONS.get(name, "") in child.data.tags.get("error", "")
+        assert child.data.params["lora.r"] == name.partition("lora.r=")[2].partition(",")[0]
     assert not (tmp_path / "sweep" / "stop").exists()
 
 

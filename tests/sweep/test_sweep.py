@@ -226,34 +226,43 @@ def test_a_failed_point_frees_its_model(
     assert json.loads((tmp_path / "point" / "result.json").read_text())["status"] == "FAILED"
 
 
+@pytest.mark.parametrize("place", ["training_step", "gates"])
 def test_a_point_that_exits_has_failed(
-    tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody asked it to: folder and record say FAILED and with which code, and the sweep goes on, as after any failure."""
+    """Nobody asked it to: folder and record say FAILED and with which code, and the sweep goes on, as after any failure.
+
+    In training, and before there is a record.
+    """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
+    from medllm import experiment
     from medllm.cli import run_point
     from medllm.config.compose import compose_config
     from medllm.errors import PointFailedError
     from medllm.training.trainer import MedTrainer
 
     def leave(*arguments: Any, **more: Any) -> None:
-        sys.exit(3)
+        sys.exit(0)
 
-    monkeypatch.setattr(MedTrainer, "training_step", leave)
+    if place == "gates":
+        monkeypatch.setattr(experiment, "check", leave)
+    else:
+        monkeypatch.setattr(MedTrainer, "training_step", leave)
     config = compose_config([o for o in tiny_overrides if not o.startswith("hydra.")], multirun=True)
     with open_dict(config):
         config.hydra.runtime.output_dir = str(tmp_path / "point")
     HydraConfig.instance().set_config(config)
-    with pytest.raises(PointFailedError, match="ended itself with code 3"):
+    with pytest.raises(PointFailedError, match="ended itself with code 0"):
         run_point(config)
     result = json.loads((tmp_path / "point" / "result.json").read_text())
-    assert (result["status"], result["reason"]) == ("FAILED", "RuntimeError: ended itself with code 3")
+    assert (result["status"], result["reason"]) == ("FAILED", "RuntimeError: ended itself with code 0")
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    (run,) = client.search_runs([client.get_experiment_by_name("medllm").experiment_id])
-    assert run.info.status == "FAILED"
-    assert "ended itself with code 3" in run.data.tags["error"]
+    experiment_id = getattr(client.get_experiment_by_name("medllm"), "experiment_id", None)
+    runs = client.search_runs([experiment_id]) if experiment_id else []
+    assert [run.info.status for run in runs] == ([] if place == "gates" else ["FAILED"])
+    assert all("ended itself with code 0" in run.data.tags["error"] for run in runs)
 
 
 def test_workers_of_ray_end_before_the_table(
