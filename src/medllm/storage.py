@@ -16,26 +16,15 @@ from medllm.errors import StorageError
 # No room, no quota, a file that is too large, a disk that fails, and one that was made read-only.
 FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
+# What torch's writer says, which does not say why: "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534", and
+# of a file so small that it is written when it is closed "basic_ios::clear: iostream error".
+TORCH = ("inline_container.cc", "iostream error")
+
 # File systems of other machines, by the names that mounts have for them; what goes by FUSE there is told by its second name.
-NETWORK = {
-    *("9p", "acfs", "afp", "afpfs", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "fhgfs", "gfs", "gfs2", "gpfs"),
-    *(
-        "glusterfs",
-        "juicefs",
-        "lustre",
-        "ncpfs",
-        "nfs",
-        "nfs4",
-        "ocfs2",
-        "panfs",
-        "pvfs2",
-        "quobyte",
-        "s3fs",
-        "smb2",
-        "smb3",
-    ),
-    *("smbfs", "sshfs", "virtiofs", "weka", "wekafs", "webdav"),
-}
+NETWORK = frozenset(
+    "9p acfs afp afpfs afs beegfs ceph cifs coda davfs fhgfs gfs gfs2 glusterfs gpfs juicefs lustre ncpfs nfs nfs4 ocfs2 panfs "
+    "pvfs2 quobyte s3fs smb2 smb3 smbfs sshfs virtiofs weka wekafs webdav".split()
+)
 
 
 def is_on_network(path: Path) -> bool:
@@ -96,8 +85,7 @@ def _reason(error: Exception) -> str:
     ):  # "Error while serializing: I/O error: No space left on device (os error 28)"
         found = re.search(r"os error (\d+)", str(error))
         return os.strerror(int(found[1])) if found and int(found[1]) in FAILURES else ""
-    # torch's writer does not say why: "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"
-    return "torch could not write all of it" if "inline_container.cc" in str(error) else ""
+    return "torch could not write all of it" if any(words in str(error) for words in TORCH) else ""
 
 
 def _existing(path: Path) -> Path:

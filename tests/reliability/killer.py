@@ -10,6 +10,7 @@ import functools
 import io
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -152,7 +153,9 @@ def _savers() -> list[str]:
 
 
 def actions(name: str) -> Callable[[str], None]:
-    """`KILL`, `TERM` and `INT` send a signal to this process; `ENOSPC` and `EIO` fail the operation."""
+    """`KILL`, `TERM` and `INT` signal this process, `ENOSPC` and `EIO` fail the operation; from `FULL` on no file grows."""
+    if name == "FULL":
+        return lambda operation: resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     if hasattr(signal, f"SIG{name}"):
         return lambda operation: os.kill(os.getpid(), signal.Signals[f"SIG{name}"])
     number = getattr(errno, name)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,13 @@ from medllm.errors import StorageError
 from medllm.storage import explained_storage
 from medllm.training.checkpoint import STAGING, checkpoints, fault, newest_valid, recover
 from medllm.training.trainer import MedTrainer
+from tests.reliability.conftest import Line
 from tests.reliability.killer import Operations, actions, meet_the_disk
+from tests.reliability.trace import command, environment, outcome, saved
 from tests.training.runs import tiny_run, trainer_of
+
+# An operation of a run's third save, of which each takes about 55: its scheduler's file is begun.
+THIRD_SAVE = 120
 
 
 class Saves:
@@ -130,7 +136,7 @@ def test_a_disk_that_refuses_an_operation(action: str, every: int, saves: Saves)
     assert steps(saves) == ["checkpoint-2"]
 
 
-@pytest.mark.parametrize("library", ["torch", "safetensors", "python"])
+@pytest.mark.parametrize("library", ["torch", "torch, little", "safetensors", "python"])
 def test_a_real_limit(library: str, saves: Saves, tmp_path: Path) -> None:
     """What each library says of a file that may grow no further is understood."""
     resource = pytest.importorskip("resource")
@@ -140,14 +146,46 @@ def test_a_real_limit(library: str, saves: Saves, tmp_path: Path) -> None:
     tensors, path = {"a": torch.zeros(100_000)}, tmp_path / "file"
     write = {
         "torch": lambda: torch.save(tensors, path),
+        "torch, little": lambda: torch.save({"a": 1}, path),
         "safetensors": lambda: save_file(tensors, path),
         "python": lambda: path.write_text("a" * 400_000),
     }[library]
     limit, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0 if "little" in library else 100_000, limit[1]))
     try:
         with pytest.raises(StorageError, match="could not be written"), explained_storage(tmp_path):
             write()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, ignored)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", ["ENOSPC", "EIO", "FULL"])
+def test_a_run_whose_disk_refuses(action: str, line: Line, undisturbed: tuple[Any, float], tmp_path: Path) -> None:
+    """A process ends with code 1 and one message; the checkpoint before is whole, and nothing half stands beside it.
+
+    Typed again when there is room, the line ends as the undisturbed run, bit for bit. One operation of a save is refused, or,
+    by a limit of the system's, all that grows from then on: weights and small files, the record, its spool and the log.
+    """
+    folder, trace = tmp_path / "run", tmp_path / "trace"
+
+    def typed(cut: str) -> "subprocess.CompletedProcess[str]":
+        own = environment(trace, cut)
+        return subprocess.run(command(line(folder)), env=own, cwd=tmp_path, capture_output=True, text=True)
+
+    failed = typed(f"save:{THIRD_SAVE}:{action}")
+    assert failed.returncode == 1, failed.stderr
+    assert "Traceback" not in failed.stderr + failed.stdout
+    assert failed.stderr.count("medllm: ") == failed.stderr.count("could not be written: ") == 1, failed.stderr
+    assert "GiB are free there\n    fix: make room" in failed.stderr
+    assert saved(trace) == 2
+    kept = checkpoints(folder / "checkpoints")
+    assert [path.name for path in kept] == ["checkpoint-1", "checkpoint-2"]
+    assert [fault(path) for path in kept] == ["", ""]
+    assert not (folder / "artifact").exists()
+    assert not (folder / "checkpoints" / STAGING).exists()
+    again = typed("")
+    assert again.returncode == 0, again.stderr
+    assert f"resume    {kept[-1]}" in again.stderr
+    assert outcome(folder, trace) == undisturbed[0]
