@@ -192,6 +192,29 @@ def test_a_half_made_update_is_not_made_again(dialogues: Path, tmp_path: Path, m
         trained(conf, tmp_path)
 
 
+def test_several_ranks_say_that_they_do_not_retry(
+    dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which rank it was, the estimate, and what makes the run smaller; the step is tried once, and nothing is saved of it."""
+
+    def fits(trainer: MedTrainer, rows: int) -> bool:
+        monkeypatch.setenv("WORLD_SIZE", "2")  # only now, so that nothing waits for a second process
+        monkeypatch.setenv("RANK", "1")
+        return False
+
+    failed = full(monkeypatch, fits, torch.OutOfMemoryError(ERROR))
+    with pytest.raises(DeviceMemoryError) as raised:
+        trained(sized(dialogues, 4, 2), tmp_path)
+    what, estimate, fix = str(raised.value).split("\n")
+    assert what == (
+        "step 1: CUDA out of memory on rank 1 of 2; a run in several processes takes no step again with less at once"
+    )
+    assert estimate.startswith("    estimate: ") and " GiB at its peak, of the " in estimate
+    assert "fix: trainer.per_device_train_batch_size=1 trainer.gradient_accumulation_steps=8" in fix
+    assert failed == [0]
+    assert newest_valid(tmp_path) is None
+
+
 def test_the_fused_engine_plans_again(dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With less memory, for as many rows a step: bit for bit what that plan makes of the checkpoint before.
 

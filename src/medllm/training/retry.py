@@ -45,7 +45,8 @@ def train(
         retried: Takes what was done so far, to record, at each retry.
 
     Raises:
-        DeviceMemoryError: if the device runs out of memory and nothing smaller is left, or where a step cannot begin again.
+        DeviceMemoryError: if the device runs out of memory and nothing smaller is left, or where a step cannot begin again, which
+            several ranks would have to do together.
     """
     size = Size.of(conf, _known(checkpoint))
     began: float | None = None
@@ -59,7 +60,7 @@ def train(
         began = trainer.began
         size = replace(size, per_device_eval_batch_size=trainer.args.per_device_eval_batch_size)
         smaller = size.smaller(asked, trainer.engine.plan.peak if trainer.engine else None)
-        if smaller is None or not trainer.can_step_back:
+        if smaller is None or not trainer.can_step_back or ranks.world_size() > 1:
             raise DeviceMemoryError(_told(trainer, size, reason, size.applied(conf), datasets))
         text = f"step {trainer.state.global_step + 1}: {reason}: {size} become {smaller}"
         say("memory", text)
@@ -87,7 +88,7 @@ def _out_of_memory(trainer: MedTrainer, checkpoint: str | None) -> str:
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except RuntimeError as error:
-        if ranks.world_size() > 1 or trainer.conf.fsdp or not is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return str(error).split(". ")[0].rstrip(".")
     finally:
@@ -101,7 +102,12 @@ def _told(trainer: MedTrainer, size: Size, reason: str, conf: RunConf, datasets:
     why = f"nothing smaller is left than {size}"
     if not trainer.can_step_back:
         why = "only what comes before an update, and an evaluation, can be done again with less at once"
-    peak = expected_peak_gib(conf, datasets)
+    if ranks.world_size() > 1:
+        reason = f"{reason} on rank {ranks.rank()} of {ranks.world_size()}"
+        why = "a run in several processes takes no step again with less at once"
+    peak = (
+        math.nan if conf.trainer.fsdp else expected_peak_gib(conf, datasets)
+    )  # which is of weights that are not sharded
     estimate = "not known" if math.isnan(peak) else f"{peak:.2g} GiB at its peak"
     return (
         f"step {trainer.state.global_step + trainer.can_step_back}: {reason}; {why}\n"
