@@ -1,9 +1,11 @@
 """Secrets are refused where they are typed, and taken out of what others say before it is kept."""
 
+import hashlib
 import logging
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections import UserDict
 from collections.abc import Iterator
@@ -23,26 +25,60 @@ ROOT = Path(__file__).parents[1]
 CANARIES = {
     "a token of the hub": "hf_" + "CaNaRy1234" * 3 + "abcd",
     "a token of GitHub": "ghp_" + "CaNaRy" * 6,
+    "a token of GitLab": "glpat-" + "CaNaRy65" * 3,
+    "a token of Slack": "xoxb-" + "650000000065-" * 2 + "CaNaRy" * 4,
+    "a key of Google": "AIza" + "Sy65-_CaNaRyCaNaRy65CaNaRyCaNaRy651",
     "an API key": "sk-proj-canary1canary2canary3canary4",
     "a signed token": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJjYW5hcnkifQ.c2lnbmF0dXJlLWNhbmFyeQ",
     "a private key": "-----BEGIN RSA PRIVATE KEY-----\nMIIcanary0canary1\n-----END RSA PRIVATE KEY-----",
     "an access key of AWS": "AKIAIOSFODNN7EXAMPLE",
     "an address with its password": "https://nurse:pass-canary@mlflow.example.org/api",
     "a secret in an address": "postgresql://db.example.org/runs?user=nurse&password=Pw-canary",
+    "a header's credential": "Authorization: Basic bnVyc2U6Y2FuYXJ5",
     "a secret by its name": "aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
 }
 # What of each must never be read anywhere.
 CORES = (
     "CaNaRy1234CaNaRy",
     "CaNaRyCaNaRy",
+    "CaNaRy65",
+    "650000000065",
     "canary1canary2",
     "c2lnbmF0dXJlLWNhbmFyeQ",
     "MIIcanary0",
     "AKIAIOSFODNN7EXAMPLE",
     "pass-canary",
     "Pw-canary",
+    "bnVyc2U6",
     "wJalrXUtnFEMI",
 )
+# Other spellings of some.
+SPELLINGS = {
+    "a token of GitHub": ["github_pat_" + "CaNaRy1234" * 3, *(f"gh{kind}_" + "CaNaRy" * 6 for kind in "ousr")],
+    "a token of GitLab": [
+        "glrt-" + "CaNaRy65" * 3,
+        "glpat-" + "CaNaRy65" * 4 + ".01.0z1canary",
+        "gldt-" + "CaNaRy65" * 3,
+    ],
+    "a token of Slack": [
+        *(f"xox{kind}-650000000065-" + "CaNaRy" * 4 for kind in "pae"),
+        "xoxe.xoxp-1-" + "CaNaRyCaNaRy" * 4,
+        "xapp-1-A650000000065-" + "CaNaRyCaNaRy",
+    ],
+    "an access key of AWS": ["ASIA" + "IOSFODNN7EXAMPLE"],
+    "a header's credential": [
+        "Authorization: Bearer canary1canary2-._~+/==",
+        '{"authorization": "bearer canary1canary2"}',
+        "(b'Authorization', b'Bearer canary1canary2')",
+        "proxy-authorization=Basic bnVyc2U6Y2FuYXJ5",
+        "AUTHORIZATION: token  canary1canary2",
+    ],
+    "a private key": [
+        "-----BEGIN PRIVATE KEY-----\\nMIIcanary0\\n",
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nMIIcanary0+/==\n-----END RSA PRIVATE KEY-----",
+    ],
+    "a secret by its name": ["HF_TOKEN=canary1canary2canary", '"access_token": "canary1canary2canary"'],
+}
 # Of no form: known by the variable that holds it.
 PLAIN = "correct-horse-battery"
 
@@ -78,6 +114,105 @@ def test_every_canary_is_known_and_taken_out(password: None) -> None:
         assert_silent(redacted(text))
         assert redacted(redacted(text)) == redacted(text)
     assert redacted(f"user:{PLAIN}@") == "user:[CLINIC_DB_PASSWORD]@"
+
+
+@pytest.mark.parametrize(("what", "spelling"), [(what, one) for what, all_ in SPELLINGS.items() for one in all_])
+def test_other_spellings_are_taken_out(what: str, spelling: str) -> None:
+    """All kinds of a service's tokens, and what clients make of a header; what stands around them stays."""
+    said = redacted(f"before {spelling}; after")
+    assert what in secrets_in(spelling)
+    assert f"[{what}]" in said and said.startswith("before ") and said.endswith("; after")
+    assert_silent(said)
+
+
+# What patterns begin with: repeated, each may be the beginning of a long search, and time grows with the square of a text.
+BEGINNINGS = (
+    *(
+        "a",
+        " ",
+        "-",
+        "_",
+        "=",
+        "a_",
+        "a-b_",
+        "hf_",
+        "ghp_",
+        "github_pat_",
+        "glpat-",
+        "xoxb-1",
+        "xoxb-",
+        "AIza",
+        "AIza-",
+        "sk-",
+        " sk-a",
+    ),
+    *(
+        "eyJ-",
+        "-eyJaaaaaaaaaa.",
+        "eyJaaaaaaaaaa.eyJ",
+        "-----BEGIN ",
+        "-----BEGIN PRIVATE KEY-----",
+        "-----BEGIN PRIVATE KEY-----\na-",
+    ),
+    *(
+        "AKIA",
+        "a://",
+        "a://b:",
+        "?password=",
+        "?token=,",
+        "token=",
+        "pad_token=",
+        "api-key=",
+        "token = ",
+        "password",
+        "key_",
+        "token  ",
+    ),
+    *("Authorization: ", "authorization=bearer ", "authorization:token aaaaaaaa", "-authorization"),
+)
+
+
+@pytest.mark.parametrize("length", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_no_text_takes_long(length: int) -> None:
+    """A megabyte of whatever patterns begin with takes less than a second of a processor's time, and so in proportion."""
+    slow = {}
+    for beginning in BEGINNINGS:
+        text = (beginning * (length // len(beginning) + 1))[:length]
+        began = time.process_time()
+        redacted(text)
+        slow[beginning] = time.process_time() - began
+    assert max(slow.values()) < max(length / 1_000_000, 0.3), max(slow.items(), key=lambda item: item[1])
+
+
+def test_what_this_project_writes_stays() -> None:
+    """Every option, every experiment as resolved, locked versions, hashes, a commit, a path, a date, counts: byte for byte."""
+    texts = {path: path.read_text() for path in sorted((ROOT / "conf").rglob("*.yaml"))}
+    texts |= {path: path.read_text() for path in sorted(ROOT.glob("requirements*.lock"))}
+    experiments = [path.stem for path in sorted((ROOT / "conf" / "experiment").glob("*.yaml"))]
+    assert len(experiments) > 3
+    for name in experiments:
+        texts[Path(name)] = resolved_yaml(load_run_conf([f"experiment={name}"]))
+    texts[Path("hashes")] = "\n".join(
+        hashlib.new(kind, b"x").hexdigest() for kind in ("md5", "sha1", "sha256", "sha512")
+    )
+    texts[Path("others")] = (
+        f"token_sha256 {'0a' * 32} commit 1b68678a9 /data/clinic-2024/run_65/checkpoint-1200/adapter_model.safetensors "
+        "2026-11-27T05:50:44+00:00 num_tokens=1234567890123456789 max_new_tokens: 20000000000000000 "
+        "global-medical-dialogues-2024-v2 glossary-of-65-medical-words-and-more "
+        "xoxb-your-token-here authorization: see RFC 7617"
+    )
+    for path, text in texts.items():
+        assert redacted(text) == text, path
+
+
+@pytest.mark.parametrize("name", ["bos", "eos", "unk", "sep", "pad", "cls", "mask", "image", "video", "audio"])
+def test_words_of_a_tokenizer_are_no_secrets(name: str) -> None:
+    """However long, with letters and digits; the same behind any other name is one."""
+    for written in (f"{name}_token={{}}", f"--{name}-token={{}}", f'"{name.upper()}_TOKEN": "{{}}"'):
+        for word in ("<|reserved_special_token_0|>", "reserved_special_token_250", "Extra0Special1Token2"):
+            text = written.format(word)
+            assert redacted(text) == text and not secrets_in(text)
+    assert redacted(f"{name}_access_token=Extra0Special1Token2") == f"{name}_access_token=[a secret by its name]"
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,30 @@ from typing import Any
 # A user access token of the Hugging Face hub, as in a text.
 HUB_TOKEN = re.compile(r"\bhf_(?:oauth_)?[A-Za-z0-9]{30,}")
 
-# Where only a part of what is found is the secret, it is the group `secret`.
+# Names of a tokenizer's own, which hold words and no secrets: of `SpecialTokensMixin` and of processors, in transformers.
+OF_TOKENIZERS = "".join(
+    rf"(?<!{name}[_-])" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask", "image", "video", "audio")
+)
+
+# Where only a part of what is found is the secret, it is the group `secret`. Whatever the text, time grows with its length alone:
+# what could be read again from each place on is bounded.
 SECRETS = {
     "a token of the hub": HUB_TOKEN,
     "a token of GitHub": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{36,}|\bgithub_pat_\w{22,}"),
+    # docs.gitlab.com/security/tokens/#token-prefixes; those that name their cell end in `.` and a checksum
+    "a token of GitLab": re.compile(
+        r"\bgl(?:pat|oas|dt|rtr?|cbt|ptt|ft|imt|agent|wt|soat|ffct)-[\w-]{20,}(?:\.[\w-]{2,20}){0,2}"
+    ),
+    # docs.slack.dev/authentication/tokens: of bots, users, apps and configurations, and those that expire
+    "a token of Slack": re.compile(r"\b(?:xoxe\.)?xox[a-z]-\d[\w-]{9,}|\bxapp-\d-[\w-]{10,}"),
+    # 39 characters: learn.microsoft.com/purview/sit-defn-google-api-key
+    "a key of Google": re.compile(r"\bAIza[\w-]{35}(?![\w-])"),
     "an API key": re.compile(r"(?<![\w-])sk-(?=[\w-]*\d)[\w-]{20,}"),
-    "a signed token": re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"),
+    # RFC 7519: header, claims and signature in base64url; the first two begin with `{"`
+    "a signed token": re.compile(r"(?<![\w-])eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"),
     "a private key": re.compile(
-        r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[\s\S]*?-----END [A-Z ]*PRIVATE KEY-----|[\w\s+/=\\]*)"
+        r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----"
+        r"(?:[^-]*+(?:-(?!----)[^-]*+)*+-----END [A-Z ]{0,40}PRIVATE KEY-----|[\w\s+/=\\]*)"
     ),
     "an access key of AWS": re.compile(r"\bA(?:KI|SI)A[0-9A-Z]{16}\b"),
     "an address with its password": re.compile(
@@ -31,9 +47,14 @@ SECRETS = {
         r"(?P<secret>[^\s&#\"'\[\]]*[^\s&#\"'\[\].,;:)])",
         re.I,
     ),
+    # RFC 9110, 6750 and 7617: as sent, and as clients print their headers, `(b'Authorization', b'Bearer ...')`
+    "a header's credential": re.compile(
+        r"(?<![A-Za-z0-9])authorization[\"']?\s*+[=:,]\s*+b?[\"']?(?:bearer|basic|token)\s++(?P<secret>[\w.~+/-]{8,}=*)",
+        re.I,
+    ),
     "a secret by its name": re.compile(
-        r"(?<![A-Za-z0-9])(?:[\w-]{0,40}[_-])?(?:token|secret|passwo?r?d|passwd|(?:api|access|secret|private)[_-]?key)"
-        r"[\"']?\s*[=:]\s*[\"']?(?P<secret>(?=[A-Za-z+/=_-]*\d)(?=[\d+/=_-]*[A-Za-z])[\w+/=-]{16,})",
+        rf"(?<![A-Za-z0-9])(?:{OF_TOKENIZERS}token|secret|passwo?r?d|passwd|(?:api|access|secret|private)[_-]?key)"
+        r"[\"']?\s*+[=:]\s*+[\"']?(?P<secret>(?=[A-Za-z+/=_-]{0,99}\d)(?=[\d+/=_-]{0,99}[A-Za-z])[\w+/=-]{16,})",
         re.I,
     ),
 }
