@@ -59,7 +59,7 @@ lock: $(TOOLS)/.installed  ## Write the lock files anew from pyproject.toml; ARG
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" $(PYTHON) tools/lock.py $(ARGS)
 
 audit: $(TOOLS)/.installed  ## Look up known vulnerabilities of the locked versions
-	$(TOOLS)/bin/pip-audit --disable-pip --require-hashes -r requirements.lock -r requirements-cuda.lock
+	@PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" $(PYTHON) tools/audit.py $(ARGS)
 
 sbom: $(TOOLS)/.installed  ## Write sbom.json, the locked versions with their hashes (CycloneDX)
 	$(TOOLS)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-file sbom.json requirements.lock

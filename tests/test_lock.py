@@ -1,8 +1,13 @@
 """What `make setup` installs is what was locked: every requirement, every file by its hash, nothing of a known vulnerability."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -91,3 +96,39 @@ def test_only_torchs_builds_for_linux_are_apart() -> None:
     assert all("linux" in str(requirement.marker) for requirement, _ in pins(CUDA))
     ((cpu, _),) = pins(CPU)
     assert [str(pin) for pin in cpu.specifier] == [f"=={version}+cpu" for version in locked()["torch"]]
+
+
+CLEAN = {"name": "good", "version": "1", "vulns": []}
+SKIPPED = [{"name": f"away{number}", "skip_reason": "Dependency not found on PyPI"} for number in range(5)]
+VULNERABLE = {"name": "bad", "version": "2"}
+VULNERABLE |= {"vulns": [{"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["3"], "description": "long"}]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        ([CLEAN], 0, ["audit: nothing is known of any of the 1 locked versions"]),
+        ([CLEAN, VULNERABLE], 1, ["audit: bad 2: PYSEC-1, CVE-1; fixed in 3"]),
+        (
+            [CLEAN, *SKIPPED],
+            1,
+            [
+                "audit: the advisories of 5 of 6 locked versions could not be reached, and these were not checked: "
+                "away0, away1, away2 and 2 more"
+            ],
+        ),
+        (None, 1, ["audit: the advisories could not be reached, and no locked version was checked: no route to host"]),
+    ],
+    ids=["clean", "vulnerable", "passed over", "no network"],
+)
+def test_an_audit_is_green_only_where_all_was_checked(answer: Any, code: int, said: list[str], tmp_path: Path) -> None:
+    """What pip-audit passes over, with code 0, and what it cannot do at all, is told in one line and fails."""
+    tool = tmp_path / "pip-audit"
+    output = (
+        f"print({json.dumps({'dependencies': answer})!r})" if answer else "sys.exit('Traceback\\nno route to host')"
+    )
+    tool.write_text(f"#!{sys.executable}\nimport sys\n{output}\n")
+    tool.chmod(0o700)
+    command, path = [sys.executable, str(ROOT / "tools" / "audit.py")], f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (code, said, "")
