@@ -18,9 +18,10 @@ ROOT = Path(__file__).parents[1]
 LOCK, CUDA, CPU = (ROOT / f"requirements{which}.lock" for which in ("", "-cuda", "-cpu"))
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
-# The first versions without the advisories of each: torch CVE-2025-32434 and CVE-2026-24747, transformers CVE-2026-1839, MLflow
-# GHSA-7qhf-v65m-g5f3, GHSA-46r5-x6jq-v8g6 and GHSA-fh64-r2vc-xvhr, gradio CVE-2026-49119, hydra GHSA-37p2-j732-x8pj.
-FLOORS = {"torch": "2.10", "transformers": "5", "mlflow": "3.11", "gradio": "6.16", "hydra-core": "1.3.8"}
+# The first versions without the advisories of each: torch CVE-2025-32434 and CVE-2026-24747, transformers CVE-2026-1839 and
+# CVE-2026-5241, MLflow CVE-2026-64849, CVE-2026-116690 and CVE-2026-116692, gradio CVE-2026-49119 and CVE-2026-59806, hydra
+# GHSA-37p2-j732-x8pj.
+FLOORS = {"torch": "2.10", "transformers": "5.3", "mlflow": "3.17", "gradio": "6.20", "hydra-core": "1.3.8"}
 CEILINGS = {"omegaconf": "2.4", "hydra-core": "1.4"}
 # What a GPU machine may have instead of the locked versions.
 ELSEWHERE = {"torch": "2.11", "transformers": "5.17"}
