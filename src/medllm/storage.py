@@ -21,9 +21,10 @@ FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 TORCH = ("inline_container.cc", "iostream error")
 
 # File systems of other machines, by the names that mounts have for them; what goes by FUSE there is told by its second name.
-NETWORK = frozenset(
-    "9p acfs afp afpfs afs beegfs ceph cifs coda davfs fhgfs gfs gfs2 glusterfs gpfs juicefs lustre ncpfs nfs nfs4 ocfs2 panfs "
-    "pvfs2 quobyte s3fs smb2 smb3 smbfs sshfs virtiofs weka wekafs webdav".split()
+NETWORK = re.compile(
+    r"(fuse\.)?(9p|acfs|afp|afpfs|afs|beegfs|ceph|cifs|coda|davfs|fhgfs|gfs2?|glusterfs|gpfs|juicefs|lustre|ncpfs|nfs4?|ocfs2|"
+    r"panfs|pvfs2|quobyte|s3fs|smb[23]|smbfs|sshfs|virtiofs|weka|wekafs|webdav)",
+    re.I,
 )
 
 
@@ -33,7 +34,7 @@ def is_on_network(path: Path) -> bool:
     mounts = [part for part in psutil.disk_partitions(all=True) if place.is_relative_to(part.mountpoint)]
     # The longest is the innermost, and of two at one place the later lies over the earlier.
     kind = max(enumerate(mounts), key=lambda found: (len(found[1].mountpoint), found[0]))[1].fstype if mounts else ""
-    return kind.lower().removeprefix("fuse.") in NETWORK
+    return NETWORK.fullmatch(kind) is not None
 
 
 @contextlib.contextmanager

@@ -113,6 +113,9 @@ def trained(conf: Any, folder: Path, cut: str, trace: dict[tuple[int, int], set[
     """A trainer as a run builds it, after training from the newest checkpoint in its folder to the cut or the end."""
     datasets, model = datasets_of(conf), model_of(conf)
     engine = build_engine(conf, model, datasets, "cpu")
+    while engine is not None and engine.plan.micro_batches == 1:  # which leaves no middle of an accumulation
+        engine.release()
+        engine = build_engine(conf, model, datasets, "cpu", below=engine.plan.peak)
     arguments = build_arguments(conf.trainer, folder, conf.seed, engine.plan if engine else None)
     trainer = Traced(conf=conf.trainer, datasets=datasets, model=model, args=arguments, engine=engine)
     checkpoint = newest_valid(folder)
