@@ -80,9 +80,9 @@ def main() -> None:
     with contextlib.nullcontext(options.out.resolve()) if options.out else tempfile.TemporaryDirectory() as work:
         own = ["experiment=demo", f"trainer.max_steps={options.steps}", *overrides]
         own += [f"tracking.tracking_uri=sqlite:///{work}/runs.db", f"tracking.artifact_location={work}/artifacts"]
-        typed(
-            *own, "trainer.max_steps=1", f"hydra.run.dir={work}/warm"
-        )  # base, data and database are ready for both sides
+        # Base, data and database are ready for both sides, and a GPU's kernels, which are compiled once for each rank.
+        ready = ("trainer.max_steps=1", "trainer.eval_strategy=no", "generation.sample_prompts=[]")
+        typed(*own, *ready, f"lora.r={','.join(map(str, ranks))}", f"hydra.sweep.dir={work}/warm", "-m")
         folders = [Path(work, f"{rank}-{rate}") for rank, rate in chosen]
 
         def alone(number: int) -> float:
