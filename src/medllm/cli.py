@@ -258,10 +258,9 @@ def run_point(config: DictConfig) -> float:
     if sweeping:
         stop.file = folder.parent / STOP
         done = read_result(folder)
-        if (
-            done.get("status") in ("FINISHED", "PRUNED") and done.get("objective") is not None
-        ):  # an engine started it again
-            return float(done["objective"])
+        objective = done.get("objective")
+        if done.get("status") in ("FINISHED", "PRUNED") and objective is not None:  # an engine started it again
+            return float(objective)
         if is_sweeps_child() and not config.trainer.use_cpu:
             claim_gpu(stop.requested)
         if stop.requested():

@@ -201,7 +201,7 @@ def test_the_decision_is_tagged_at_the_run(tmp_path: Path, database: Path, capsy
     made_review(lost, *RULES)
     rate_all(review_of(lost))
     record_decision(lost / "artifact", decide(lost))
-    assert f"decision not tagged at run {'0' * 32}" in capsys.readouterr().err
+    assert f"run {'0' * 32} is not in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

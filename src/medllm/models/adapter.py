@@ -92,14 +92,14 @@ def attach_adapter(base: Any, conf: AdapterConf, new_token_ids: tuple[int, ...] 
         new_token_ids: See `build_peft_config`.
         name: What the saved adapter names as its base.
     """
-    hide_broken_bitsandbytes()
-    import peft
-
     tied = bool(base.config.tie_word_embeddings)
     layers = int(base.config.num_hidden_layers)
     peft_config = build_peft_config(conf, num_hidden_layers=layers, new_token_ids=new_token_ids, tied=tied)
     if peft_config is None:
         return base.requires_grad_(True)
+    hide_broken_bitsandbytes()
+    import peft
+
     model = peft.get_peft_model(base, peft_config)
     model.peft_config["default"].base_model_name_or_path = name
     # Of checkpoints too: resized embeddings stay out, for the rows that were trained are in the adapter. By default peft asks the

@@ -159,9 +159,7 @@ def _device_faults(conf: RunConf, device: str) -> list[Fault]:
         found.append(Fault("trainer.fp16", "needs a GPU", "true", fix=fix))
     reason = backend_fault(conf.quantization, device)
     if reason:
-        fix = "quantization=none"
-        if isinstance(conf.quantization, BitsAndBytesConf):
-            fix += ", or quantization.on_missing=degrade to do so wherever it does not work"
+        fix = "quantization=none, or quantization.on_missing=degrade, which is that wherever it does not work"
         found.append(Fault("quantization", reason, fix=fix))
     reason = _optimizer_fault(conf)
     if reason:

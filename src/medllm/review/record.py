@@ -6,13 +6,11 @@ from medllm.artifact import load_artifact
 from medllm.config.tracking import MlflowConf
 from medllm.console import say
 from medllm.review.approval import ReviewStatus, decision_sha256
+from medllm.tracking.build import tag_record
 
 
 def record_decision(artifact_folder: Path, status: ReviewStatus) -> None:
     """Sets the tags; says so where there is no record or it cannot be reached, for the decision on disk holds either way."""
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
     artifact = load_artifact(artifact_folder)
     tracking, run_id = artifact.conf.tracking, str(artifact.manifest.get("run_id") or "")
     if not isinstance(tracking, MlflowConf) or not run_id:
@@ -25,10 +23,4 @@ def record_decision(artifact_folder: Path, status: ReviewStatus) -> None:
         "review.reasons": "; ".join(status.reasons)[:5000],
         "review.decision_sha256": decision_sha256(artifact_folder),
     }
-    try:
-        client = MlflowClient(tracking_uri=tracking.tracking_uri)
-        for name, value in tags.items():
-            client.set_tag(run_id, name, value)
-    except (MlflowException, OSError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        say("record", f"decision not tagged at run {run_id}: {reason}")
+    tag_record(tracking, run_id, tags)

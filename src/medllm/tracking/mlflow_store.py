@@ -165,9 +165,7 @@ def quieten() -> None:
     """Only errors of MLflow's are shown; called after its import, which sets levels of its own."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("mlflow.store.db.utils").setLevel(
-        logging.CRITICAL
-    )  # it raises what it logs with a traceback; told here
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs a traceback of what it raises, too
 
 
 def is_there(conf: MlflowConf) -> bool:

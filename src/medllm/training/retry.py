@@ -105,9 +105,8 @@ def _told(trainer: MedTrainer, size: Size, reason: str, conf: RunConf, datasets:
     if ranks.world_size() > 1:
         reason = f"{reason} on rank {ranks.rank()} of {ranks.world_size()}"
         why = "a run in several processes takes no step again with less at once"
-    peak = (
-        math.nan if conf.trainer.fsdp else expected_peak_gib(conf, datasets)
-    )  # which is of weights that are not sharded
+    # What is expected is of weights that are not sharded.
+    peak = math.nan if conf.trainer.fsdp else expected_peak_gib(conf, datasets)
     estimate = "not known" if math.isnan(peak) else f"{peak:.2g} GiB at its peak"
     return (
         f"step {trainer.state.global_step + trainer.can_step_back}: {reason}; {why}\n"
