@@ -22,6 +22,8 @@ HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 # CVE-2026-5241, MLflow CVE-2026-64849, CVE-2026-116690 and CVE-2026-116692, gradio CVE-2026-49119 and CVE-2026-59806, hydra
 # GHSA-37p2-j732-x8pj.
 FLOORS = {"torch": "2.10", "transformers": "5.3", "mlflow": "3.17", "gradio": "6.20", "hydra-core": "1.3.8"}
+# The same of what only other packages ask for: pillow CVE-2026-112398 and others, pyarrow CVE-2026-92287.
+FLOORS_BELOW = {"pillow": "13", "pyarrow": "26"}
 CEILINGS = {"omegaconf": "2.4", "hydra-core": "1.4"}
 # What a GPU machine may have instead of the locked versions.
 ELSEWHERE = {"torch": "2.11", "transformers": "5.17"}
@@ -83,6 +85,7 @@ def test_known_vulnerabilities_are_out_of_range() -> None:
     for name, floor in FLOORS.items():
         lowest = min(Version(pin.version) for pin in stated[name].specifier if pin.operator in (">=", "=="))
         assert lowest >= Version(floor) and min(versions[name]) >= Version(floor), name
+    assert all(min(versions[name]) >= Version(floor) for name, floor in FLOORS_BELOW.items())
     for name, ceiling in CEILINGS.items():
         assert not stated[name].specifier.contains(ceiling) and max(versions[name]) < Version(ceiling), name
     for name, version in ELSEWHERE.items():

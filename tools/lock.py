@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LOCK, CUDA, CPU = (ROOT / f"requirements{which}.lock" for which in ("", "-cuda", "-cpu"))
 COMPILE = ("uv", "pip", "compile", "pyproject.toml", "--all-extras", "--universal", "--python-version", "3.11")
+COMPILE += ("--override", "tools/overrides.txt")
 COMPILE += ("--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url", "--quiet")
 HEADS = {
     LOCK: "# Made by tools/lock.py: what `make setup` installs. On Linux, torch's CUDA build also needs requirements-cuda.lock.",
