@@ -1,7 +1,7 @@
-"""train.py with faults. The point of rank 4 and seed 66 raises; those of `EXITS` exit at their third step, as a library may.
+"""train.py with faults, installed inside the job, so that they reach every process that an engine starts.
 
-The point of rank 8 and seed 65 is killed at its third step, that of rank 16 hangs there; each once only: the marker file that
-`name` names says that it has happened. Faults are installed inside the job, so that they reach every process an engine starts.
+The points of rank 4 and a seed of `RAISES` raise; those of `EXITS` exit at their third step, as a library may. Of rank 8 and a seed of
+`KILLED` one is killed at its third step, of rank 16 one hangs there, once: the marker file that `name` names says that it happened.
 """
 
 import os
@@ -17,6 +17,8 @@ from omegaconf import DictConfig
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+# Seeds: the first of each are a sweep's, the others a search's, in which nothing exits.
+RAISES, KILLED = (66, 68), (65, 67)
 # The code that a point exits with, by rank and seed.
 EXITS = {(4, 65): 0, (2, 66): 3}
 # Seconds; far longer than a test waits.
@@ -31,11 +33,11 @@ def install(config: DictConfig) -> None:
     step = getattr(MedTrainer, "unharmed_step", MedTrainer.training_step)
 
     def harmed(self: Any, *arguments: Any, **more: Any) -> Any:
-        if (rank, seed) == (4, 66):
+        if rank == 4 and seed in RAISES:
             raise RuntimeError("this point always fails")
         if (rank, seed) in EXITS and self.state.global_step == 2:
             sys.exit(EXITS[rank, seed])
-        if (rank, seed) == (8, 65) and self.state.global_step == 2 and not marker.exists():
+        if rank == 8 and seed in KILLED and self.state.global_step == 2 and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if rank == 16 and self.state.global_step == 2 and not marker.exists():
