@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from mlflow import MlflowClient
 from omegaconf import open_dict
 
+from medllm import summary
 from medllm.artifact import sha256
 from medllm.cli import run_point
 from medllm.config.compose import compose_config
@@ -138,6 +140,21 @@ def test_a_late_signal_leaves_one_truth(
     (run,) = client.search_runs([client.get_experiment_by_name("medllm").experiment_id])
     assert run.info.status == status
     assert not (tmp_path / "run" / UNSENT).exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BrokenPipeError()])
+def test_what_ends_the_last_words_of_a_run_leaves_it_finished(
+    line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """A signal, or a reader that has gone, while its table is printed: record and folder are as they were."""
+    monkeypatch.setattr(summary, "print_run", Mock(side_effect=error))
+    line = [*(o for o in line if not o.startswith("trainer.max_steps")), "trainer.max_steps=1"]
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else SystemExit):
+        typed(line, tmp_path / "run")
+    assert read_result(tmp_path / "run")["status"] == "FINISHED"
+    assert not (tmp_path / "run" / "traceback.txt").exists()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        typed(line, tmp_path / "run")
 
 
 def test_it_goes_on_as_memory_allowed(line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

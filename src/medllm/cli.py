@@ -302,7 +302,8 @@ def _train_to_the_end(config: DictConfig, folder: Path, *, sweeping: bool) -> fl
         with stop.no_other_exit():  # also before there is a record, and after
             objective, conf = _train(config, folder, sweeping=sweeping)
     except (KeyboardInterrupt, SystemExit):
-        write_result(folder, "KILLED", reason="interrupted")
+        if not _has_finished(folder):
+            write_result(folder, "KILLED", reason="interrupted")
         if is_sweeps_child():
             reason = "interrupted"  # the process that runs the sweep decides what it means
         else:
@@ -317,8 +318,9 @@ def _train_to_the_end(config: DictConfig, folder: Path, *, sweeping: bool) -> fl
         reason = redacted(str(error) if known else f"{type(error).__name__}: {error}")
         frames = redacted(traceback.format_exc())
         with contextlib.suppress(OSError):  # on a full disk the reason is still told
-            write_result(folder, "FAILED", reason=reason)
-            (folder / "traceback.txt").write_text(frames, encoding="utf-8")
+            if not _has_finished(folder):
+                write_result(folder, "FAILED", reason=reason)
+                (folder / "traceback.txt").write_text(frames, encoding="utf-8")
         if not known:
             print(frames, end="", file=sys.stderr)
         if not sweeping:
@@ -333,6 +335,13 @@ def _train_to_the_end(config: DictConfig, folder: Path, *, sweeping: bool) -> fl
     if conf.hub.push_to_hub and ranks.is_main():  # last, so that a refused upload costs nothing
         say("uploaded", publish_trained(conf, folder / "artifact"))
     return objective
+
+
+def _has_finished(folder: Path) -> bool:
+    """Whether this run has, so that what ends its last words, a signal or a closed pipe, makes nothing else of it."""
+    from medllm.run_folder import read_result
+
+    return read_result(folder).get("status") == "FINISHED"  # an earlier one's is no more there
 
 
 def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, RunConf]:
