@@ -117,6 +117,16 @@ def test_typing_it_again_adds_what_is_new(search: Type, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_its_points_are_what_this_machine_runs(search: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allowed to do without quantization they are those without it, and no others than where it works."""
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    line = ["lora.r=4,8", "hydra.sweeper.n_trials=2"]
+    without = search(*line).ran
+    (tmp_path / "sweep").rename(tmp_path / "before")
+    assert search(*line, "quantization=nf4", "quantization.on_missing=degrade").ran == without
+
+
+@pytest.mark.slow
 def test_a_killed_search_goes_on(search: Type, tmp_path: Path) -> None:
     """The trial under way is resumed in its own folder; then the search is the one never killed."""
     line = ["lora.r=4,8,16", RATE, "hydra.sweeper.n_trials=6"]

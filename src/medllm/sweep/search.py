@@ -18,6 +18,7 @@ from medllm.config.plan import Plan
 from medllm.config.search import LARGEST_GRID, Space
 from medllm.console import console
 from medllm.errors import MedLLMError
+from medllm.models.preflight import degraded
 from medllm.run_folder import SweepPoint, write_result
 from medllm.stopping import stop
 from medllm.sweep.identity import digest, point_key
@@ -132,6 +133,8 @@ class Search(Sweep):
         reason = ""
         try:
             conf = load_run_conf(command)
+            if not self.plan.elsewhere:
+                conf, _ = degraded(conf)  # as a grid's points are planned
             name = data_name(conf)
             if name not in self._fingerprints:
                 self._fingerprints[name] = prepare(conf).fingerprint
