@@ -1,6 +1,7 @@
 """The run record tells the truth."""
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import shutil
@@ -338,6 +339,17 @@ def test_a_record_is_found_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fresh_database")
+def test_a_new_database_is_made_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """MLflow would tell of each of its migrations; the first thing that a process asks of it may be that."""
+    for name, level in (
+        ("mlflow", logging.INFO),
+        ("mlflow.store.db.utils", logging.NOTSET),
+    ):  # as its import leaves them
+        logging.getLogger(name).setLevel(level)
+    connect(store(tmp_path))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_record_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The null record and one line; no store is made by looking."""
     record = find_record(store(tmp_path / "none"), "0" * 32)

@@ -89,6 +89,7 @@ def _make_database(database: Path) -> None:
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    quieten()
     prefix = f".{database.name}-"
     for dead in database.parent.glob(f"{prefix}*"):
         shutil.rmtree(dead)
