@@ -76,7 +76,9 @@ SPELLINGS = {
     "a private key": [
         "-----BEGIN PRIVATE KEY-----\\nMIIcanary0\\n",
         "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nMIIcanary0+/==\n-----END RSA PRIVATE KEY-----",
+        "-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nMIIcanary0\n=Ab1c\n-----END PGP PRIVATE KEY BLOCK-----",
     ],
+    "a secret in an address": ["https://login.example.org/back#access_token=Pw-canary"],
     "a secret by its name": ["HF_TOKEN=canary1canary2canary", '"access_token": "canary1canary2canary"'],
 }
 # Of no form: known by the variable that holds it.

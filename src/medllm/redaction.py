@@ -35,15 +35,15 @@ SECRETS = {
     # RFC 7519: header, claims and signature in base64url; the first two begin with `{"`
     "a signed token": re.compile(r"(?<![\w-])eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"),
     "a private key": re.compile(
-        r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----"
-        r"(?:[^-]*+(?:-(?!----)[^-]*+)*+-----END [A-Z ]{0,40}PRIVATE KEY-----|[\w\s+/=\\]*)"
+        r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+        r"(?:[^-]*+(?:-(?!----)[^-]*+)*+-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----|[\w\s+/=\\]*)"
     ),
     "an access key of AWS": re.compile(r"\bA(?:KI|SI)A[0-9A-Z]{16}\b"),
     "an address with its password": re.compile(
         r"\b[a-z][a-z0-9+]{1,20}://(?P<secret>[^\s/:@\"']{0,64}:[^\s/@\"']{1,128})@", re.I
     ),
     "a secret in an address": re.compile(
-        r"[?&](?:password|passwd|pwd|sslpassword|(?:access_)?token|api_key|secret|sig|X-Amz-Signature|X-Amz-Security-Token)="
+        r"[?&#](?:password|passwd|pwd|sslpassword|(?:access_)?token|api_key|secret|sig|X-Amz-Signature|X-Amz-Security-Token)="
         r"(?P<secret>[^\s&#\"'\[\]]*[^\s&#\"'\[\].,;:)])",
         re.I,
     ),
