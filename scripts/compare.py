@@ -12,7 +12,7 @@ setting does, and which is the smallest of the best. Runs that did not finish ar
 from pathlib import Path
 
 from medllm.cli import pop_option, run_script
-from medllm.config.store import project_root
+from medllm.config.store import expanded, project_root
 from medllm.console import results_console, tell
 from medllm.errors import ConfigError, Fault
 
@@ -24,7 +24,7 @@ def find_sweep(text: str) -> Path:
         ConfigError: naming the sweeps that there are.
     """
     home = project_root() / "outputs" / "sweeps"
-    for folder in (home / text, Path(text).expanduser()):
+    for folder in (home / text, expanded(text)):
         if (folder / "sweep.json").is_file():
             return folder
     found = sorted(path.parent.name for path in home.glob("*/sweep.json"))
@@ -49,7 +49,7 @@ def find_runs(text: str) -> list[Path]:
 
 
 def _matching(text: str) -> list[Path]:
-    path = Path(text).expanduser()
+    path = expanded(text)
     if path.is_dir():
         return [path]
     root = Path(path.anchor)

@@ -17,11 +17,10 @@ artifact itself: chat.py and evaluate.py take its folder.
     exit code 0 exported; 1 failed, 2 the configuration is wrong
 """
 
-from pathlib import Path
-
 from medllm.cli import run_script
 from medllm.config.compose import load_conf
 from medllm.config.export import ExportConf
+from medllm.config.store import expanded
 from medllm.console import tell
 
 
@@ -32,7 +31,7 @@ def main(arguments: list[str]) -> None:
     from medllm.locate import find_artifact
 
     folder = find_artifact(conf.artifact, conf.tracking)
-    output = Path(conf.output).expanduser().resolve() if conf.output else folder.parent / "export"
+    output = expanded(conf.output).resolve() if conf.output else folder.parent / "export"
     for kind, (place, proof) in export(conf, folder, output).items():
         size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
         tell(kind, f"{place}, {size / 1e6:,.1f} MB")

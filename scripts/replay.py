@@ -8,9 +8,8 @@ is left out, so that the same line twice does no harm. A run that goes on in its
     exit code 0 the store has everything; 1 it does not answer, and the file stays; 2 the folder is none, or in use
 """
 
-from pathlib import Path
-
 from medllm.cli import pop_option, run_script
+from medllm.config.store import expanded
 from medllm.console import tell
 from medllm.errors import ConfigError, Fault
 
@@ -25,7 +24,7 @@ def main(arguments: list[str]) -> None:
     from medllm.run_folder import CONFIG, SWEEP, UNSENT, has_unsent, lock_folder
     from medllm.tracking.build import replay_record
 
-    folder = Path(text).expanduser()
+    folder = expanded(text)
     is_sweep = (folder / SWEEP).is_file()
     if not (
         is_sweep or (folder / CONFIG).is_file() or (folder / UNSENT).is_file()

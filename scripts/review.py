@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medllm.cli import pop_option, run_script
+from medllm.config.store import expanded
 from medllm.console import results_console, tell
 from medllm.errors import ConfigError, Fault
 
@@ -93,7 +94,7 @@ def import_(arguments: list[str]) -> None:
     else:
         from medllm.review.sheets import read_sheet
 
-        ratings = read_sheet(review, Path(sheet).expanduser())
+        ratings = read_sheet(review, expanded(sheet))
     kept = keep(review, ratings)
     tell("ratings", f"{kept.new} new, {kept.changed} changed, {kept.same} as before")
 

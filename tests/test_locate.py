@@ -31,8 +31,9 @@ def test_by_folder(tmp_path: Path) -> None:
     assert find_artifact(str(run)) == find_artifact(str(run / "artifact")) == run / "artifact"
     with pytest.raises(ConfigError, match=r"has no manifest\.json"):
         find_artifact(str(tmp_path), NoTrackingConf())
-    with pytest.raises(ConfigError, match="names no folder and no run record"):
-        find_artifact("0" * 32, NoTrackingConf())
+    for text in ("0" * 32, "~nobody-of-that-name/run"):
+        with pytest.raises(ConfigError, match="names no folder and no run record"):
+            find_artifact(text, NoTrackingConf())
 
 
 def test_by_the_id_of_a_run_record(tmp_path: Path, store: MlflowConf, monkeypatch: pytest.MonkeyPatch) -> None:

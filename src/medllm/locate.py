@@ -5,7 +5,7 @@ from pathlib import Path
 from medllm.artifact import MANIFEST, sha256
 from medllm.config.compose import load_conf
 from medllm.config.evaluation import EvaluateConf
-from medllm.config.store import rooted
+from medllm.config.store import expanded, rooted
 from medllm.config.tracking import TrackingConf
 from medllm.errors import ConfigError, Fault
 from medllm.tracking.build import folder_of_record
@@ -14,7 +14,7 @@ from medllm.tracking.registry import SCHEME, Registry, Version
 
 def located(text: str) -> Path:
     """A path as it was typed, from where the command was typed; if nothing is there, from the project's root."""
-    typed = Path(text).expanduser()
+    typed = expanded(text)
     return typed if typed.exists() else rooted(text)
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from medllm.artifact import MANIFEST, sha256
 from medllm.chat.history import History
 from medllm.chat.speaker import Speaker
+from medllm.config.store import expanded
 from medllm.console import harmless
 from medllm.conversation import Message
 from medllm.deposit import base_name
@@ -193,7 +194,7 @@ class Terminal:
 def _file(text: str, command: str) -> Path:
     if not text:
         raise ChatError(f"/{command} needs the name of a file: /{command} chat.json")
-    return Path(text).expanduser()
+    return expanded(text)
 
 
 def read_line() -> str:

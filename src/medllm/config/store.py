@@ -75,9 +75,14 @@ def project_root() -> Path:
     return Path(os.environ.get("MEDLLM_ROOT") or Path(__file__).parents[3]).resolve()
 
 
+def expanded(path: str) -> Path:
+    """A path with its `~` as shells take it: of a user that there is not, it is a name like any other."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 # pathlib's raises there
+
+
 def rooted(path: str) -> Path:
     """A path as the user gave it; a relative one starts at the project's root, wherever the command was typed."""
-    return project_root() / Path(path).expanduser()
+    return project_root() / expanded(path)
 
 
 def slug(text: str) -> str:
