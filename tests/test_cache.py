@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from medllm.cache import ABOUT, cache_entries, cached, clear_cache, key_of
+from medllm.config.compose import load_run_conf
 from medllm.config.data import DataConf, LocalDataConf, MixDataConf, SourceConf
 from medllm.config.preparation import (
     Action,
@@ -30,6 +31,7 @@ from medllm.data.store import Conversations
 from medllm.data.tokenize import tokenize
 from medllm.errors import DataError
 from medllm.models.tiny import build_tiny_tokenizer
+from medllm.sweep.rates import Rate, read_rate, write_rate
 from tests.data.files import CHECKS, SWITCHES, write_csv, write_jsonl
 
 ROOT = Path(__file__).parents[1]
@@ -273,3 +275,16 @@ def test_the_script(arguments: tuple[str, ...], code: int, expected: str, left: 
     assert expected in (done.stderr if code else done.stdout)
     assert "Traceback" not in done.stderr
     assert len(cache_entries()) == left
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"speed": 1}'])
+def test_a_damaged_measurement_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    """A plan then knows no time of that kind of run, as before the first one."""
+    monkeypatch.setenv("MEDLLM_CACHE", str(tmp_path))
+    conf, rate = load_run_conf(["model=tiny_random", "quantization=none"]), Rate(1000.0, 5.0, "run", 1.0, 4, 10)
+    assert read_rate(conf) is None
+    write_rate(conf, rate)
+    assert read_rate(conf) == rate
+    (path,) = (tmp_path / "rates").iterdir()
+    path.write_text(damage)
+    assert read_rate(conf) is None

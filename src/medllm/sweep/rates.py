@@ -56,9 +56,11 @@ def _path(conf: RunConf) -> Path:
 
 
 def read_rate(conf: RunConf) -> Rate | None:
-    """The newest measurement for runs of this kind."""
-    path = _path(conf)
-    return Rate(**json.loads(path.read_text())) if path.is_file() else None
+    """The newest measurement for runs of this kind; None where there is none that can be read."""
+    try:
+        return Rate(**json.loads(_path(conf).read_text()))
+    except (OSError, ValueError, TypeError):  # none, or a damaged one: the next run of the kind measures it again
+        return None
 
 
 def rate_of(result: Result, source: str) -> Rate:
