@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from medllm.cache import ABOUT, cache_entries, cached, clear_cache, key_of
+from medllm.cache import ABOUT, cache_entries, cached, clear_cache, is_intact, key_of
 from medllm.config.compose import load_run_conf
 from medllm.config.data import DataConf, LocalDataConf, MixDataConf, SourceConf
 from medllm.config.preparation import (
@@ -213,6 +213,32 @@ def test_a_killed_build_is_not_taken_for_whole(table: Path) -> None:
     (entry,) = cache_entries("prepared")
     assert entry.about == {"source": str(table)}
     assert not left.path.exists()
+
+
+@pytest.mark.parametrize("kind", ["prepared", "samples"])
+def test_what_is_damaged_is_made_again(kind: str, own_cache: Path, table: Path) -> None:
+    """One flipped bit anywhere, a file cut short, or one missing: what comes of it is what came of it before."""
+    renderer = Renderer(build_tiny_tokenizer())
+
+    def take() -> tuple[list[str], list[list[int]]]:
+        conf = LocalDataConf(path=str(table))
+        conversations = prepare(conf).conversations
+        return list(conversations.column("id")), [
+            row["input_ids"] for row in tokenize(conversations, renderer, conf).rows
+        ]
+
+    expected = take()
+    (folder,) = (path for path in (own_cache / kind).iterdir() if path.is_dir())
+    for name in sorted(path.name for path in folder.iterdir() if path.name != ABOUT):
+        whole = (folder / name).read_bytes()
+        flipped = bytearray(whole)
+        flipped[len(whole) // 2] ^= 1
+        for damage in (bytes(flipped), whole[: len(whole) // 2], None):
+            (folder / name).unlink()
+            if damage is not None:
+                (folder / name).write_bytes(damage)
+            assert take() == expected
+            assert is_intact(folder)
 
 
 def test_two_at_once_both_get_the_whole(table: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
-ABOUT = "about.json"
+ABOUT, SUMS = "about.json", "sha256.json"
 
 
 def cache_dir() -> Path:
@@ -34,6 +34,28 @@ def code_version(files: Iterable[Path], libraries: Iterable[str]) -> str:
 def key_of(*parts: Any) -> str:
     """A key made of everything that changes a result; parts must have a `repr` that tells them apart."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether every byte is as `write_sums` found it."""
+    try:
+        return bool(json.loads((folder / SUMS).read_text()) == _sums(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def write_sums(folder: Path) -> None:
+    """The last of a build that is looked at by `is_intact` whenever it is used."""
+    (folder / SUMS).write_text(json.dumps(_sums(folder)))
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in (ABOUT, SUMS):
+            with path.open("rb") as file:
+                found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def cached(
@@ -108,11 +130,14 @@ def cache_entries(kind: str = "") -> list[CacheEntry]:
 
 
 def _entry(path: Path) -> CacheEntry:
-    about = path / ABOUT
+    try:
+        about = dict(json.loads((path / ABOUT).read_text()))
+    except (OSError, ValueError, TypeError):  # none, or damaged
+        about = {}
     files = [file for file in path.rglob("*") if file.is_file()]
     return CacheEntry(
         path,
-        json.loads(about.read_text()) if about.is_file() else {},
+        about,
         sum(file.stat().st_size for file in files),
         path.stat().st_mtime,
     )

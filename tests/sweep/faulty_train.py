@@ -1,7 +1,8 @@
 """train.py with faults, installed inside the job, so that they reach every process that an engine starts.
 
-The points of rank 4 and a seed of `RAISES` raise; those of `EXITS` exit at their third step, as a library may. Of rank 8 and a seed of
-`KILLED` one is killed at its third step, of rank 16 one hangs there, once: the marker file that `name` names says that it happened.
+The points of rank 4 and a seed of `RAISES` raise; those of `EXITS` exit at their third step, as a library may. Of rank 8 and
+a seed of `KILLED` one is killed at its third step, of rank 16 one hangs there, once: the marker file that `name` names says
+that it happened.
 """
 
 import os
