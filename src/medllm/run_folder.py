@@ -212,6 +212,13 @@ def write_result(folder: Path, status: str, *, objective: float | None = None, *
     write_whole(folder / RESULT, json.dumps(values, indent=2, allow_nan=False))
 
 
+def withdraw_degraded(folder: Path) -> None:
+    """The store has got all that the run had to say."""
+    values = read_result(folder)
+    if values.pop("tracking", None):
+        write_whole(folder / RESULT, json.dumps(values, indent=2, allow_nan=False))
+
+
 def has_unsent(folder: Path) -> bool:
     """Whether a run or a sweep left something that its tracking store has not got."""
     path = folder / UNSENT

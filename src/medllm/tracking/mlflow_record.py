@@ -19,7 +19,7 @@ from medllm.config.tracking import MlflowConf
 from medllm.console import console
 from medllm.errors import PointPrunedError, TrackingError
 from medllm.redaction import redacted
-from medllm.run_folder import UNSENT, has_unsent, write_record_id
+from medllm.run_folder import UNSENT, has_unsent, withdraw_degraded, write_record_id
 from medllm.tracking.delivery import Delivery
 from medllm.tracking.mlflow_store import begin, client_of, first_tags, introduce, is_there, settle, store_errors, told
 from medllm.tracking.names import legal_names, legal_value
@@ -260,9 +260,11 @@ def replay_unsent(folder: Path) -> int:
     """See `medllm.tracking.build.replay_record`."""
     head, _ = read_entries(folder / UNSENT)
     try:
-        return _replay(head, folder)
+        count = _replay(head, folder)
     except NotDeliveredError as error:
         raise _untold(head, folder, error) from None
+    withdraw_degraded(folder)
+    return count
 
 
 def _replay(head: Entry, folder: Path) -> int:
