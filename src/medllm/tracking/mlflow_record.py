@@ -208,7 +208,8 @@ def _begin_late(
     """Begins the run of a folder whose store was away when it should have been begun."""
     client, run_id, again = begin(conf, opening, folder)
     introduce(conf, opening, client, run_id, again)
-    write_record_id(folder, run_id)
+    if run_id != opening.run_id:  # a sweep that goes on has its own in its file
+        write_record_id(folder, run_id)
     if record is not None:
         record.id = run_id
     return Delivery(client, run_id, since)
