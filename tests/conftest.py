@@ -111,6 +111,19 @@ def train(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
+def lose_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Makes bitsandbytes one that is not installed, until the test's end."""
+    from medllm.models.quantization import bitsandbytes_fault
+
+    def lose() -> None:
+        monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+        bitsandbytes_fault.cache_clear()
+
+    yield lose
+    bitsandbytes_fault.cache_clear()
+
+
+@pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub, and the client pointed at it; between its trials it does not wait."""
     from huggingface_hub import constants

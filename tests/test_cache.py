@@ -1,6 +1,5 @@
 """The cache of prepared data: used twice, never half, cleared on request."""
 
-import json
 import os
 import shutil
 import signal
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from medllm.cache import ABOUT, cache_entries, cached, clear_cache, is_intact, key_of
+from medllm.cache import ABOUT, SUMS, cache_entries, cached, clear_cache, key_of
 from medllm.config.compose import load_run_conf
 from medllm.config.data import DataConf, LocalDataConf, MixDataConf, SourceConf
 from medllm.config.preparation import (
@@ -196,7 +195,7 @@ def test_a_failed_build_leaves_nothing(own_cache: Path) -> None:
         cached("prepared", "k", fails, {})
     assert cache_entries() == []
     folder = cached("prepared", "k", lambda f: (f / "whole").write_text("x"), {"source": "a.csv"})
-    assert sorted(path.name for path in folder.iterdir()) == [ABOUT, "whole"]
+    assert sorted(path.name for path in folder.iterdir()) == [ABOUT, SUMS, "whole"]
 
 
 def test_a_killed_build_is_not_taken_for_whole(table: Path) -> None:
@@ -220,12 +219,12 @@ def test_what_is_damaged_is_made_again(kind: str, own_cache: Path, table: Path) 
     """One flipped bit anywhere, a file cut short, or one missing: what comes of it is what came of it before."""
     renderer = Renderer(build_tiny_tokenizer())
 
-    def take() -> tuple[list[str], list[list[int]]]:
+    def take() -> tuple[list[str], list[int], list[list[int]]]:
         conf = LocalDataConf(path=str(table))
-        conversations = prepare(conf).conversations
-        return list(conversations.column("id")), [
-            row["input_ids"] for row in tokenize(conversations, renderer, conf).rows
-        ]
+        prepared = prepare(conf)
+        conversations = prepared.conversations
+        rows = tokenize(conversations, renderer, conf).rows
+        return list(conversations.column("id")), prepared.clusters.tolist(), [row["input_ids"] for row in rows]
 
     expected = take()
     (folder,) = (path for path in (own_cache / kind).iterdir() if path.is_dir())
@@ -238,7 +237,6 @@ def test_what_is_damaged_is_made_again(kind: str, own_cache: Path, table: Path) 
             if damage is not None:
                 (folder / name).write_bytes(damage)
             assert take() == expected
-            assert is_intact(folder)
 
 
 def test_two_at_once_both_get_the_whole(table: Path) -> None:
@@ -263,7 +261,8 @@ def test_entries_say_what_they_are(table: Path) -> None:
     cached("samples", "k", lambda folder: (folder / "x").write_bytes(b"x" * 1000), {})
     by_kind = {entry.kind: entry for entry in cache_entries()}
     assert by_kind["prepared"].about == {"source": str(table)}
-    assert by_kind["samples"].size == 1000 + len(json.dumps({}))
+    beside = sum((by_kind["samples"].path / name).stat().st_size for name in (ABOUT, SUMS))
+    assert by_kind["samples"].size == 1000 + beside
     os.utime(by_kind["samples"].path, (0, time.time() - 5000))
     assert cache_entries("samples")[0].age_seconds > 4000
     cached("samples", "k", lambda folder: None, {})

@@ -1,6 +1,7 @@
 """Where prepared and quantized bases, conversations and samples are kept between runs; all of it can be made again."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -13,7 +14,9 @@ from typing import Any
 
 from filelock import FileLock
 
-ABOUT, SUMS = "about.json", "sha256.json"
+ABOUT, SUMS = "about.json", "sums.json"
+# Of weights, whose whole would take as long to read as the cache saves: a JSON file, and the header of safetensors.
+OF_WEIGHTS = 2**20
 
 
 def cache_dir() -> Path:
@@ -36,34 +39,12 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def is_intact(folder: Path) -> bool:
-    """Whether every byte is as `write_sums` found it."""
-    try:
-        return bool(json.loads((folder / SUMS).read_text()) == _sums(folder))
-    except (OSError, ValueError):
-        return False
-
-
-def write_sums(folder: Path) -> None:
-    """The last of a build that is looked at by `is_intact` whenever it is used."""
-    (folder / SUMS).write_text(json.dumps(_sums(folder)))
-
-
-def _sums(folder: Path) -> dict[str, str]:
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in (ABOUT, SUMS):
-            with path.open("rb") as file:
-                found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
-
-
 def cached(
     kind: str,
     key: str,
     build: Callable[[Path], None],
     about: dict[str, Any],
-    is_whole: Callable[[Path], bool] = lambda folder: True,
+    checked_bytes: int | None = None,
 ) -> Path:
     """The folder of this key, built now if it is not there or no longer whole.
 
@@ -75,12 +56,13 @@ def cached(
         key: Of `key_of`.
         build: Fills an empty folder.
         about: What a person who lists the cache wants to know.
-        is_whole: Whether a folder that is there can be trusted.
+        checked_bytes: So many of each file's first bytes are compared with what was built, and its size, whenever the folder is
+            used; by default all of them.
     """
     folder = cache_dir() / kind / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if folder.is_dir() and not is_whole(folder):
+        if folder.is_dir() and not _is_whole(folder, checked_bytes):
             shutil.rmtree(folder)
         if not folder.is_dir():
             staging = folder.parent / f".staging-{key}"
@@ -88,12 +70,31 @@ def cached(
             staging.mkdir()
             try:
                 build(staging)
+                (staging / SUMS).write_text(json.dumps(_sums(staging, checked_bytes)))
                 (staging / ABOUT).write_text(json.dumps(about))
                 staging.rename(folder)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
         os.utime(folder)
     return folder
+
+
+def _is_whole(folder: Path, checked_bytes: int | None) -> bool:
+    try:
+        return bool(json.loads((folder / SUMS).read_text()) == _sums(folder, checked_bytes))
+    except (OSError, ValueError):
+        return False
+
+
+def _sums(folder: Path, checked_bytes: int | None) -> dict[str, list[Any]]:
+    """Of each file its size and the SHA-256 of its beginning."""
+    found: dict[str, list[Any]] = {}
+    for path in sorted(file for file in folder.rglob("*") if file.is_file() and file.name not in (ABOUT, SUMS)):
+        with path.open("rb") as file:
+            checked = file if checked_bytes is None else io.BytesIO(file.read(checked_bytes))
+            digest = hashlib.file_digest(checked, "sha256").hexdigest()
+        found[str(path.relative_to(folder))] = [path.stat().st_size, digest]
+    return found
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -38,6 +38,9 @@ from medllm.help import help_text
 from medllm.libraries import prepare_libraries
 from medllm.redaction import redacted
 from medllm.stopping import is_sweeps_child, stop
+
+if TYPE_CHECKING:
+    from medllm.result import Result
 
 Value = TypeVar("Value", int, str)
 
@@ -300,10 +303,9 @@ def _train_to_the_end(config: DictConfig, folder: Path, *, sweeping: bool) -> fl
     reason = ""
     try:
         with stop.no_other_exit():  # also before there is a record, and after
-            objective, conf = _train(config, folder, sweeping=sweeping)
+            result, conf = _train(config, folder, sweeping=sweeping)
     except (KeyboardInterrupt, SystemExit):
-        if not _has_finished(folder):
-            write_result(folder, "KILLED", reason="interrupted")
+        write_result(folder, "KILLED", reason="interrupted")
         if is_sweeps_child():
             reason = "interrupted"  # the process that runs the sweep decides what it means
         else:
@@ -318,9 +320,8 @@ def _train_to_the_end(config: DictConfig, folder: Path, *, sweeping: bool) -> fl
         reason = redacted(str(error) if known else f"{type(error).__name__}: {error}")
         frames = redacted(traceback.format_exc())
         with contextlib.suppress(OSError):  # on a full disk the reason is still told
-            if not _has_finished(folder):
-                write_result(folder, "FAILED", reason=reason)
-                (folder / "traceback.txt").write_text(frames, encoding="utf-8")
+            write_result(folder, "FAILED", reason=reason)
+            (folder / "traceback.txt").write_text(frames, encoding="utf-8")
         if not known:
             print(frames, end="", file=sys.stderr)
         if not sweeping:
@@ -332,25 +333,17 @@ def _train_to_the_end(config: DictConfig, folder: Path, *, sweeping: bool) -> fl
         free_memory()
     if reason:
         raise PointFailedError(reason)
+    _tell(result, conf, folder, sweeping=sweeping)
     if conf.hub.push_to_hub and ranks.is_main():  # last, so that a refused upload costs nothing
         say("uploaded", publish_trained(conf, folder / "artifact"))
-    return objective
+    return result.objective
 
 
-def _has_finished(folder: Path) -> bool:
-    """Whether this run has, so that what ends its last words, a signal or a closed pipe, makes nothing else of it."""
-    from medllm.run_folder import read_result
-
-    return read_result(folder).get("status") == "FINISHED"  # an earlier one's is no more there
-
-
-def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, RunConf]:
+def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> "tuple[Result, RunConf]":
     from medllm.experiment import check, run_training
     from medllm.models.preflight import degraded
-    from medllm.result import Result, result_metrics
+    from medllm.result import result_metrics
     from medllm.run_folder import STUDY, SWEEP, SweepFile, write_result
-    from medllm.summary import print_point, print_run
-    from medllm.sweep.rates import rate_of, write_rate
 
     conf, missing = degraded(to_run_conf(config))
     check([Point((), conf)])
@@ -364,7 +357,7 @@ def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, 
 
         report = reporter(folder)
 
-    def conclude(result: Result) -> None:
+    def conclude(result: "Result") -> None:
         write_result(
             folder,
             "FINISHED",
@@ -385,6 +378,14 @@ def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, 
         report=report,
         conclude=conclude,
     )
+    return result, conf
+
+
+def _tell(result: "Result", conf: RunConf, folder: Path, *, sweeping: bool) -> None:
+    """The last words of a run that has finished, which it stays whatever ends them: a signal, a closed pipe."""
+    from medllm.summary import print_point, print_run
+    from medllm.sweep.rates import rate_of, write_rate
+
     if ranks.world_size() == 1 and result.train_seconds:  # plans are of one process, and learn nothing from no step
         write_rate(conf, rate_of(result, folder.name))
     if sweeping:
@@ -394,4 +395,3 @@ def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> tuple[float, 
         if isinstance(conf.tracking, MlflowConf):
             shown["run"] = f"{result.run_id} in {conf.tracking.tracking_uri}"
         print_run(result, shown)
-    return result.objective, conf

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import warnings
+from typing import Any
 
 from medllm.redaction import RedactedRecord
 
@@ -38,5 +39,11 @@ def prepare_libraries() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logging.setLogRecordFactory(RedactedRecord)
     # With this package bitsandbytes and transformers run what they download from the hub; so it is not there for them.
-    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
+    hide("kernels")
     warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def hide(package: str) -> None:
+    """From now on libraries find that a package is not installed."""
+    modules: dict[str, Any] = sys.modules
+    modules[package] = None

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -56,7 +55,9 @@ def test_backend_works_here(option: str) -> None:
     assert backend_fault(load("quantization", option).quantization, "cpu") == ""
 
 
-def test_what_this_machine_cannot_do_is_told_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_this_machine_cannot_do_is_told_before_a_download(
+    monkeypatch: pytest.MonkeyPatch, lose_bitsandbytes: Callable[[], None]
+) -> None:
     """No bitsandbytes, or fp16 without a GPU: one fault with its way out in less than 2 s, nothing looked up; that way passes."""
 
     def download(*arguments: Any, **more: Any) -> None:
@@ -64,7 +65,7 @@ def test_what_this_machine_cannot_do_is_told_before_a_download(monkeypatch: pyte
 
     hub_model = ["model=llama3_8b_instruct", "trainer=gpu_80gb", "trainer.engine=plain"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    lose_bitsandbytes()
     refused = {
         "quantization: bitsandbytes does not work on cpu": ["quantization=nf4_double"],
         "trainer.fp16=true: needs a GPU": ["quantization=none", "trainer.bf16=false", "trainer.fp16=true"],
@@ -99,7 +100,7 @@ sys.meta_path.insert(0, Broken())
 """
 
 
-def test_degrades_where_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_degrades_where_that_is_allowed(monkeypatch: pytest.MonkeyPatch, lose_bitsandbytes: Callable[[], None]) -> None:
     """`on_missing=degrade`: no quantization and torch's AdamW without bitsandbytes, the run as it was with it, and never else."""
     asked = load_run_conf(
         ["model=tiny_random", "quantization=nf4_double", "quantization.on_missing=degrade", OPTIMIZER]
@@ -107,7 +108,7 @@ def test_degrades_where_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None
     refused = load_run_conf(["model=tiny_random", "quantization=nf4_double", OPTIMIZER])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert preflight.degraded(asked) == (asked, "")
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    lose_bitsandbytes()
     found, reason = preflight.degraded(asked)
     assert found == replace(
         asked, quantization=NoQuantizationConf(), trainer=replace(asked.trainer, optim=Optimizer.adamw_torch)

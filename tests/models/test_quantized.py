@@ -193,8 +193,8 @@ BREAKS: dict[str, Callable[[Path], None]] = {
     "header": scribbled,
     "no weights": lambda entry: (entry / "model.safetensors").unlink(),
     "config": lambda entry: (entry / "config.json").write_text("{}"),
-    "no seals": lambda entry: (entry / "seals.json").unlink(),
-    "broken seals": lambda entry: (entry / "seals.json").write_text("{"),
+    "no sums": lambda entry: (entry / "sums.json").unlink(),
+    "broken sums": lambda entry: (entry / "sums.json").write_text("{"),
     "one file more": lambda entry: (entry / "adapter_config.json").write_text("{}"),
     "empty": lambda entry: [path.unlink() for path in entry.iterdir()] and None,
 }
@@ -230,7 +230,7 @@ def test_a_full_disk_costs_a_line_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("medllm.models.quantized._seals", full)
+        patched.setattr("medllm.cache._sums", full)
         assert torch.equal(logits(base_of(run)), expected)
     captured = capsys.readouterr()
     assert "No space left on device" in captured.out + captured.err
@@ -277,6 +277,14 @@ def test_processors_of_one_kind_share_an_entry(folder: Path) -> None:
     run = conf(folder, "quantization=nf4")
     keys = [quantized_key("x", run.model, run.quantization, device) for device in ("cpu", "cuda:0", "cuda:1")]
     assert keys[0] != keys[1] == keys[2]
+
+
+def test_what_to_do_where_it_is_missing_is_no_part_of_the_weights(folder: Path) -> None:
+    """`on_missing` finds the entry that is there, another quantization does not."""
+    runs = [conf(folder, "quantization=nf4", *more) for more in ([], ["quantization.on_missing=degrade"])]
+    runs.append(conf(folder, "quantization=nf4_double"))
+    keys = [quantized_key("x", run.model, run.quantization, "cpu") for run in runs]
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_a_copy_of_the_folder_and_a_cleared_cache(folder: Path, tmp_path: Path) -> None:

@@ -117,9 +117,11 @@ def test_typing_it_again_adds_what_is_new(search: Type, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_its_points_are_what_this_machine_runs(search: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_points_are_what_this_machine_runs(
+    search: Type, tmp_path: Path, lose_bitsandbytes: Callable[[], None]
+) -> None:
     """Allowed to do without quantization they are those without it, and no others than where it works."""
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    lose_bitsandbytes()
     line = ["lora.r=4,8", "hydra.sweeper.n_trials=2"]
     without = search(*line).ran
     (tmp_path / "sweep").rename(tmp_path / "before")

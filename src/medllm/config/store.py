@@ -77,7 +77,10 @@ def project_root() -> Path:
 
 def expanded(path: str) -> Path:
     """A path with its `~` as shells take it: of a user that there is not, it is a name like any other."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 # pathlib's raises there
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def rooted(path: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medllm.cache import cached, code_version, is_intact, key_of, write_sums
+from medllm.cache import cached, code_version, key_of
 from medllm.config.data import DataConf, OverLength
 from medllm.console import counting
 from medllm.conversation import Conversation, Rendered, Renderer, Turn
@@ -85,7 +85,7 @@ def tokenize(conversations: Conversations, renderer: Renderer, conf: DataConf) -
 
     about = {"conversations": len(conversations), "max_length": conf.max_length}
     key = _key(conversations, renderer, conf)
-    folder = cached("samples", key, lambda staging: _build(conversations, renderer, conf, staging), about, is_intact)
+    folder = cached("samples", key, lambda staging: _build(conversations, renderer, conf, staging), about)
     arrays = {name: np.load(folder / f"{name}.npy") for name in ARRAYS}
     return Samples(Dataset.from_file(str(folder / "samples.arrow")), **arrays)
 
@@ -186,4 +186,3 @@ def _build(conversations: Conversations, renderer: Renderer, conf: DataConf, fol
         )
     for name, values in arrays.items():
         np.save(folder / name, np.array(values, dtype=np.int64))
-    write_sums(folder)

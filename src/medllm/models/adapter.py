@@ -15,7 +15,7 @@ from medllm.config.lora import (
     PrefixTuningConf,
 )
 from medllm.errors import ModelError
-from medllm.models.quantization import hide_broken_bitsandbytes
+from medllm.models.quantization import bitsandbytes_fault
 
 TASK = "CAUSAL_LM"
 WEIGHTS = "adapter_model.safetensors"
@@ -97,7 +97,7 @@ def attach_adapter(base: Any, conf: AdapterConf, new_token_ids: tuple[int, ...] 
     peft_config = build_peft_config(conf, num_hidden_layers=layers, new_token_ids=new_token_ids, tied=tied)
     if peft_config is None:
         return base.requires_grad_(True)
-    hide_broken_bitsandbytes()
+    bitsandbytes_fault()  # peft is not to find a broken one
     import peft
 
     model = peft.get_peft_model(base, peft_config)

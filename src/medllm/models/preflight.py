@@ -13,7 +13,7 @@ from medllm.config.trainer import Optimizer
 from medllm.errors import Fault, ModelError
 from medllm.models.adapter import attach_adapter, count_parameters
 from medllm.models.base import build_model_config, build_tokenizer, is_at_hand, pick_device
-from medllm.models.quantization import backend_fault
+from medllm.models.quantization import backend_fault, bitsandbytes_fault
 from medllm.ranks import local_rank
 
 
@@ -171,8 +171,5 @@ def _optimizer_fault(conf: RunConf) -> str:
     """Why the optimizer is not there; empty if it is."""
     if conf.trainer.optim not in BITSANDBYTES:
         return ""
-    try:
-        import bitsandbytes.optim  # noqa: F401
-    except Exception as error:  # whatever it raises, it means the same: not here
-        return f"is of bitsandbytes, which does not work here: {str(error).strip().split(chr(10))[0]}"
-    return ""
+    reason = bitsandbytes_fault()
+    return f"is of bitsandbytes, which does not work here: {reason}" if reason else ""

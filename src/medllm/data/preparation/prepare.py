@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medllm.cache import cached, code_version, is_intact, key_of, write_sums
+from medllm.cache import cached, code_version, key_of
 from medllm.config.data import DataConf, SourceConf, sources_of
 from medllm.data.preparation.report import PreparationReport, load_report
 from medllm.data.sources.read import source_fingerprint
@@ -42,10 +42,9 @@ def prepare(conf: DataConf) -> Prepared:
         )
 
         build(conf, staging)
-        write_sums(staging)
 
     about = {"source": ", ".join(str(source.path or source.dataset) for source in sources_of(conf).values())}
-    folder = cached("prepared", preparation_key(conf), make, about, is_intact)
+    folder = cached("prepared", preparation_key(conf), make, about)
     conversations = Conversations.open(folder / "conversations.arrow", np.load(folder / "rows.npy"))
     report = load_report(json.loads((folder / "report.json").read_text()))
     return Prepared(conversations, np.load(folder / "clusters.npy"), report)
