@@ -1,5 +1,6 @@
 """The command line as people type it: one message, the right exit code, no traceback, quickly."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from medllm.cli import overrides_first, pop_option
+from medllm.cli import guarded, overrides_first, pop_option
 from medllm.config.compose import ROOTS, compose_config
 from medllm.config.validate import COMMANDS
 from medllm.errors import ConfigError
@@ -190,3 +191,33 @@ def test_every_command_names_itself_in_its_refusals() -> None:
         with pytest.raises(ConfigError, match="no such key") as told:
             compose_config(["zzzzqqqq=1"], config_name=name)
         assert "--help` for all keys" in str(told.value) or "did you mean" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            OSError(errno.ENOSPC, "full", "{}/figure.png"),
+            "{}/figure.png: could not be written: No space left on device; ",
+        ),
+        (OSError(errno.EFBIG, "large"), "a file: could not be written: File too large\n"),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+            "a file: could not be written: no folder takes temporary files; TMPDIR can name one\n",
+        ),
+    ],
+)
+def test_a_disk_that_refuses_anything(
+    error: OSError, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a command was writing: one message, code 1."""
+    if error.filename:
+        error.filename = error.filename.format(tmp_path)
+
+    def action() -> None:
+        raise error
+
+    assert guarded(action) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("medllm: " + told.format(tmp_path))
+    assert shown.endswith("\n    fix: make room or mend the disk, then type the same line again\n")

@@ -1,19 +1,23 @@
 """What a run or a sweep left is read whole, or refused by its name."""
 
+import errno
 import json
+import os
 import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 
 from medllm.cli import guarded
 from medllm.config.compose import load_run_conf, resolved, run_conf_from_file
-from medllm.errors import ConfigError, FolderError
+from medllm.errors import ConfigError, Fault, FolderError
 from medllm.run_folder import (
     CONFIG,
     DATA,
@@ -27,6 +31,7 @@ from medllm.run_folder import (
     ConversationLosses,
     SweepFile,
     SweepPoint,
+    lock_folder,
     read_config,
     read_data_report,
     read_history,
@@ -119,6 +124,36 @@ def test_what_is_written_is_read(whole: Path) -> None:
     assert read_record_id(whole) == read_record_key(whole) == ID
     assert SweepFile.load(whole).points[0].values == {"seed": "1"}
     assert all(read(whole) for read in READERS.values())
+
+
+def test_a_disk_that_refuses_leaves_the_old_file_and_nothing_beside_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whichever operation."""
+    before = contents(folder)
+    for module, name in ((os, "fsync"), (Path, "replace")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, Mock(side_effect=OSError(errno.ENOSPC, "full")))
+            with pytest.raises(OSError, match="full"):
+                write_whole(folder / RECORD, "0" * 32)
+        assert contents(folder) == before
+
+
+def test_what_a_killed_process_left_half_written_goes_with_its_lock(folder: Path) -> None:
+    """Files and folders; nothing else, and nothing while somebody holds the folder."""
+    before = contents(folder)
+    (folder / f".{RESULT}.4242.partial").write_text("{")
+    (folder / ".artifact.partial").mkdir()
+    (folder / ".artifact.partial" / "file").touch()
+    half = contents(folder)
+    (folder / ".artifact.partial" / "empty").mkdir()
+    held = FileLock(folder / ".lock")
+    with held, pytest.raises(ConfigError, match="in use"):
+        lock_folder(folder, Fault("folder", "in use"))
+    assert contents(folder) == half | {".lock": b""}
+    lock_folder(folder, Fault("folder", "in use")).release()
+    assert contents(folder) == before | {".lock": b""}
+    assert not (folder / ".artifact.partial").exists()
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

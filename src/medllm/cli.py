@@ -38,6 +38,7 @@ from medllm.help import help_text
 from medllm.libraries import prepare_libraries
 from medllm.redaction import redacted
 from medllm.stopping import is_sweeps_child, stop
+from medllm.storage import explained_storage
 
 if TYPE_CHECKING:
     from medllm.result import Result
@@ -67,7 +68,8 @@ def run_script(main: Callable[[list[str]], None], text: str | None) -> NoReturn:
 def guarded(action: Callable[[], None]) -> int:
     """Runs an action and turns what it raises into a message and an exit code."""
     try:
-        action()
+        with explained_storage():
+            action()
     except MedLLMError as error:
         _complain(str(error), of_all=isinstance(error, ConfigError | RankError))
         return error.exit_code

@@ -42,6 +42,7 @@ from medllm.intact import (
     read_file,
 )
 from medllm.redaction import redacted
+from medllm.storage import remove_partial
 
 CONFIG, DATA = "config.yaml", "data_report.json"
 RESULT, HISTORY, LOSSES = "result.json", "history.json", "eval_losses.safetensors"
@@ -167,6 +168,8 @@ class SweepFile:
 def lock_folder(folder: Path, fault: Fault) -> FileLock:
     """Keeps other processes out of a run's or a sweep's folder, until it is released or this process ends.
 
+    What a killed one left half written there goes.
+
     Raises:
         ConfigError: with the fault, at once, if another process is in it.
     """
@@ -176,17 +179,21 @@ def lock_folder(folder: Path, fault: Fault) -> FileLock:
         lock.acquire()
     except Timeout:
         raise ConfigError(fault) from None
+    remove_partial(folder)
     return lock
 
 
 def write_whole(path: Path, text: str) -> Path:
     """Replaces a file at once, so that nobody reads half of it, also after a kill."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
     return path
 
 

@@ -20,6 +20,9 @@ FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 # of a file so small that it is written when it is closed "basic_ios::clear: iostream error".
 TORCH = ("inline_container.cc", "iostream error")
 
+# What Python says where every folder for temporary files is full; it calls it a file that is not found.
+NO_TEMPORARY = "No usable temporary directory"
+
 # File systems of other machines, by the names that mounts have for them; what goes by FUSE there is told by its second name.
 NETWORK = re.compile(
     r"(fuse\.)?(9p|acfs|afp|afpfs|afs|beegfs|ceph|cifs|coda|davfs|fhgfs|gfs2?|glusterfs|gpfs|juicefs|lustre|ncpfs|nfs4?|ocfs2|"
@@ -38,11 +41,11 @@ def is_on_network(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def explained_storage(folder: Path) -> Iterator[None]:
+def explained_storage(folder: Path | None = None) -> Iterator[None]:
     """Turns what a disk refuses into a message that says which file, how much room there is, and how to go on.
 
     Args:
-        folder: That the run works in.
+        folder: Of a run or a sweep, to which the same line goes on; by default no more is known than what the error says.
 
     Raises:
         StorageError: instead of an OSError of these kinds, and of what safetensors and torch make of one.
@@ -54,13 +57,15 @@ def explained_storage(folder: Path) -> Iterator[None]:
         if not reason:
             raise
         name = getattr(error, "filename", None)
-        place = _existing(Path(name) if isinstance(name, str | os.PathLike) else folder)
-        free = shutil.disk_usage(place).free / 2**30
-        raise StorageError(
-            f"{name or folder}: could not be written: {reason}; {free:.2f} GiB are free there\n"
-            "    fix: make room (trainer.save_total_limit=1 keeps one checkpoint only) or mend the disk; then the same line\n"
-            "    in the same folder goes on from its newest checkpoint"
-        ) from error
+        path = Path(name) if isinstance(name, str | os.PathLike) else folder
+        free = f"; {shutil.disk_usage(_existing(path)).free / 2**30:.2f} GiB are free there" if path else ""
+        fix = "make room or mend the disk, then type the same line again"
+        if folder is not None:
+            fix = (
+                "make room (trainer.save_total_limit=1 keeps one checkpoint only) or mend the disk; then the same line\n"
+                "    in the same folder goes on from its newest checkpoint"
+            )
+        raise StorageError(f"{path or 'a file'}: could not be written: {reason}{free}\n    fix: {fix}") from error
 
 
 @contextlib.contextmanager
@@ -77,8 +82,19 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def remove_partial(folder: Path) -> None:
+    """Removes what killed processes left half written in a folder that no process works in."""
+    for left in folder.glob(".*.partial"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
 def _reason(error: Exception) -> str:
     """What the disk said; empty if it was no disk."""
+    if NO_TEMPORARY in str(error):
+        return "no folder takes temporary files; TMPDIR can name one"
     if isinstance(error, OSError):
         return os.strerror(error.errno) if error.errno in FAILURES else ""
     if isinstance(

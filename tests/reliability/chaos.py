@@ -4,10 +4,11 @@
     --seed 0        of the instants and the faults
     --out FOLDER    an empty one that keeps everything; by default it is removed
 
-In each round a sweep is typed, harmed at random instants, and the same line typed again until it is done. Then it is compared
-with one that nobody disturbed: every point finished, weights equal down to the last bit, each number of each step once in the
-record, no run and no folder more. Rounds run their points in process and in two processes by turns. The record is kept by a
-server, which is harmed too. Prints what was done and what was lost, and exits with 1 if anything was.
+In each round a sweep is typed, harmed at random instants, and the same line typed again until it is done, and its server has got
+everything. Then it is compared with one that nobody disturbed: every point finished, weights equal down to the last bit, each
+number of each step once in the record, no run and no folder more. A traceback is a loss, too. Rounds run their points in process
+and in two processes by turns. The record is kept by a server, which is harmed too. Prints what was done and what was lost, and
+exits with 1 if anything was.
 
     killed          the sweep and its processes, by SIGKILL
     one killed      a process of the sweep
@@ -41,6 +42,7 @@ from typing import Any
 import psutil
 
 from medllm.artifact import sha256
+from medllm.run_folder import UNSENT, has_unsent
 
 ROOT = Path(__file__).parents[2]
 # What a clock decides is no number to compare.
@@ -134,6 +136,16 @@ class Round:
         """Of the newest attempt."""
         return self.folder / f"attempt-{self.attempts}.log"
 
+    def is_done(self) -> bool:
+        """Whether nothing is left that the server has not got."""
+        return not any(has_unsent(path.parent) for path in (self.folder / "sweep").rglob(UNSENT))
+
+    def faults(self) -> list[str]:
+        """What no attempt may show: where Python was interrupted while it starts, nobody can answer yet."""
+        text = self.log.read_text(errors="replace")
+        last = re.findall(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(.*)", text, re.M)
+        return [f"attempt {self.attempts}: a traceback: {words}" for words in last if words != "KeyboardInterrupt"]
+
     def outcome(self) -> dict[str, Any]:
         """What has to be equal: of each point its weights and its numbers by name and step, each as often as it was recorded."""
         from mlflow import MlflowClient
@@ -193,7 +205,7 @@ def unkeyed(name: str) -> str:
 
 def odd(path: Path) -> bool:
     """Whether a file or folder belongs to something that has not ended."""
-    return any(word in path.name for word in ("staging", ".tmp", "spool", "incomplete"))
+    return any(word in path.name for word in ("staging", ".tmp", "spool", "incomplete", "partial"))
 
 
 def numbers(client: Any, run: Any) -> dict[str, list[tuple[int, float]]]:
@@ -339,10 +351,11 @@ def typed_until_done(found: Round, harm: Chaos, seconds: float) -> tuple[list[in
     codes: list[int] = []
     lost: list[str] = []
     harmed = 0
-    while codes[-1:] != [0] and len(codes) < ATTEMPTS:
+    while not (codes[-1:] == [0] and found.is_done()) and len(codes) < ATTEMPTS:
         sweep = found.type()
         harmed += harm.harm(sweep, seconds / 2, FAULTS - harmed)
         codes.append(sweep.wait())
+        lost += found.faults()
         if end_all(sweep):
             lost.append(f"attempt {len(codes)}: a process was left running")
     return codes, lost

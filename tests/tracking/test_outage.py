@@ -1,6 +1,7 @@
 """A store that dies, hangs or comes back changes nothing of what is recorded in the end."""
 
 import contextlib
+import errno
 import math
 import os
 import signal
@@ -16,7 +17,7 @@ from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import DEFAULT, Mock
 
 import pytest
 from mlflow import MlflowClient
@@ -27,6 +28,7 @@ from medllm.config.tracking import MlflowConf
 from medllm.errors import TrackingError
 from medllm.experiment import run_training
 from medllm.run_folder import RECORD, UNSENT, has_unsent, read_record_id, read_result, write_record_id, write_result
+from medllm.tracking import mlflow_record
 from medllm.tracking import spool as spooling
 from medllm.tracking.build import find_record, open_record, replay_record
 from medllm.tracking.delivery import Delivery
@@ -549,6 +551,24 @@ def test_a_point_begins_without_its_store(tmp_path: Path, monkeypatch: pytest.Mo
     run = begun_late(tmp_path)
     assert record.id == run.info.run_id
     assert recorded(database(tmp_path).tracking_uri, record.id) == ("FINISHED", everything(10))
+    assert not has_unsent(tmp_path / "point")
+
+
+def test_a_full_disk_does_not_end_what_begins_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Store and disk are away when a point begins: it is sent as soon as both are back."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "create_run", Mock(side_effect=MlflowException("no answer")))
+        opened = open_record(database(tmp_path), POINT, tmp_path / "point")
+        record = opened.__enter__()
+    writes = Mock(side_effect=[full, full, DEFAULT], wraps=write_record_id)
+    monkeypatch.setattr(mlflow_record, "write_record_id", writes)
+    log(record, range(5))
+    for _ in range(2):
+        record.end_children()  # waits for a try
+    opened.__exit__(None, None, None)
+    assert writes.call_count == 3
+    assert recorded(database(tmp_path).tracking_uri, record.id) == ("FINISHED", everything(5))
     assert not has_unsent(tmp_path / "point")
 
 

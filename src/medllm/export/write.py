@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -70,7 +69,7 @@ def export(conf: ExportConf, artifact_folder: Path, output: Path) -> dict[str, t
 
 @contextlib.contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """The folder for this process, without what killed ones left half written.
+    """The folder for this process.
 
     Raises:
         ConfigError: if it cannot be written to, or another process does.
@@ -82,8 +81,6 @@ def _alone(output: Path) -> Iterator[None]:
         problem = f"cannot be written to: {os.strerror(error.errno or 0)}"
         raise ConfigError(Fault("output", problem, str(output), allowed="a folder, there or not")) from None
     try:
-        for left in output.glob(".*.partial"):
-            shutil.rmtree(left, ignore_errors=True)
         yield
     finally:
         lock.release()

@@ -17,6 +17,7 @@ from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError, Tra
 from medllm.redaction import redacted
 from medllm.run_folder import RESULT, STOP, SWEEP, SweepFile, SweepPoint, has_unsent, lock_folder, read_result
 from medllm.stopping import OWNER, stop
+from medllm.storage import explained_storage, remove_partial
 from medllm.summary import print_points
 from medllm.sweep.outlook import Outlook
 from medllm.sweep.pool import make_ready
@@ -121,6 +122,8 @@ class Sweep:
         """
         fix = "wait for it, or choose another sweep.name"
         lock = lock_folder(self.folder, Fault("sweep.name", "is being run by another process", self.file.name, fix=fix))
+        for point in self.file.points:
+            remove_partial(self.folder / point.folder)
         stop.file = self.folder / STOP
         stop.file.unlink(missing_ok=True)
         os.environ[OWNER] = str(os.getpid())
@@ -129,7 +132,11 @@ class Sweep:
         opening = Opening(f"{self.file.name} sweep", {}, tags, run_id=self.file.parent_id)
         _current.append(self)
         try:
-            with open_record(conf.tracking, opening, self.folder) as record:
+            with (
+                explained_storage(self.folder),  # and within the record, so that it has the reason in words
+                open_record(conf.tracking, opening, self.folder) as record,
+                explained_storage(self.folder),
+            ):
                 self.file.parent_id = record.id
                 record.log_artifact(self.file.save(self.folder))
                 record.end_children()  # of an earlier process, which the lock says is dead

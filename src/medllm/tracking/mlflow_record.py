@@ -112,7 +112,7 @@ class LateDelivery:
         if self._delivery is None:
             try:
                 self._delivery = self._begin()
-            except TrackingError as error:
+            except (TrackingError, OSError) as error:  # the latter of the run's own folder, on a full disk
                 raise NotDeliveredError(str(error).split("\n")[0], answers=False) from None
         self._delivery(entries, doubtful)
 

@@ -130,13 +130,14 @@ def begin(conf: MlflowConf, opening: Opening, folder: Path) -> tuple[Any, str, b
         MLflow's client, the run's id, and whether an earlier process has recorded there.
 
     Raises:
+        OSError: if the folder cannot be written to.
         TrackingError: if the store cannot be reached.
     """
     client, experiment_id = connect(conf)
+    key, is_new = _key(folder)
     with told(conf):
         if not opening.parent_id:
             _end_dead_runs(client, experiment_id)
-        key, is_new = _key(folder)
         known = _known(client, opening.run_id) or ("" if is_new else _made_before(client, experiment_id, key))
         tags = first_tags(opening) | {KEY: key}
         run_id = known or client.create_run(experiment_id, run_name=opening.name, tags=tags).info.run_id
