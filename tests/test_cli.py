@@ -38,6 +38,11 @@ ROOT = Path(__file__).parents[1]
         (["--cfg", "job", "lora.rank=8"], "did you mean lora.r?"),
         (["--help", "lora.rank=8"], "did you mean lora.r?"),
         (["--shell-completion"], "Expecting one subcommand"),
+        (["hydra.run.dir="], "hydra.run.dir: needs a value"),
+        ([f"hydra.run.dir={__file__}"], f"hydra.run.dir={__file__}: is no folder"),
+        ([f"hydra.run.dir={__file__}/a"], f"lies below {__file__}, which is no folder"),
+        ([f"hydra.run.dir=outputs/{'a' * 256}/b"], "has a name of more than 255 bytes in it"),
+        (["lora.r=8,16", "-m", f"hydra.sweep.dir={__file__}"], f"hydra.sweep.dir={__file__}: is no folder"),
     ],
 )
 def test_a_wrong_configuration(train: Callable[..., Any], arguments: list[str], expected: str) -> None:

@@ -62,6 +62,7 @@ OTHERS: tuple[Any, ...] = (
     [],
     "text",
     [{"a": 1}],
+    {"status": "FINISHED", "fingerprint": 1},
     {"status": 3, "fingerprint": [], "train": 1, "eval": {}, "name": 1, "points": {}},
     {"status": "FINISHED", "metrics": [1], "train": [[1]], "eval": [], "name": "x", "points": [{"folder": "a"}]},
     {"status": "FINISHED", "objective": "low", "train": [["a", 1]], "eval": [], "name": "x", "points": "abc"},

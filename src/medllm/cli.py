@@ -240,9 +240,12 @@ def _run_sweep(main: Callable[[], Any], plan: Plan, overrides: list[str]) -> Non
 
 
 def _explained(main: Callable[[], Any], overrides: list[str]) -> None:
-    """Calls Hydra's main; what it refuses becomes a ConfigError."""
+    """Calls Hydra's main; what it refuses becomes a ConfigError, and so does a folder that it cannot make."""
     try:
-        main()
+        with explained_storage():
+            main()
+    except OSError as error:
+        raise ConfigError(Fault("hydra.run.dir", f"cannot be used: {error.strerror}", str(error.filename))) from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last: a wrong mix of Hydra's flags
         raise ConfigError(explain(error, overrides)) from None
 

@@ -63,6 +63,8 @@ def parse_result(data: bytes) -> dict[str, Any]:
     values = parse_object(data)
     for text in (values["status"], values.get("reason", ""), *expect(dict, values.get("choices", {})).values()):
         expect(str, text)
+    if values["status"] == "FINISHED" and "objective" not in values:
+        raise ValueError
     for number in (values.get("objective"), *expect(dict, values.get("metrics", {})).values()):
         if number is not None:
             _number(number)

@@ -171,14 +171,18 @@ def lock_folder(folder: Path, fault: Fault) -> FileLock:
     What a killed one left half written there goes.
 
     Raises:
-        ConfigError: with the fault, at once, if another process is in it.
+        ConfigError: with the fault, at once, if another process is in it; or if it cannot be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", blocking=False)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise ConfigError(fault) from None
+    except OSError as error:
+        problem = f"cannot be written to: {os.strerror(error.errno or 0)}"
+        key = fault.key if fault.value == str(folder) else ""  # a sweep's name is not its folder
+        raise ConfigError(Fault(key, problem, str(folder), allowed="a folder, there or not")) from None
     remove_partial(folder)
     return lock
 

@@ -12,7 +12,8 @@ import pytest
 from medllm.errors import ConfigError, TrackingError
 from medllm.run_folder import has_unsent
 from medllm.tracking import spool as spooling
-from medllm.tracking.spool import Entry, NotDeliveredError, Spool, read_entries, replay
+from medllm.tracking.entries import Entry, read_entries
+from medllm.tracking.spool import NotDeliveredError, Spool, replay
 
 ROOT = Path(__file__).parents[2]
 HEAD: Entry = {"tracking_uri": "a store", "run_id": "a run"}
@@ -220,6 +221,10 @@ def test_a_full_disk_is_told_and_survived(tmp_path: Path, capsys: pytest.Capture
         "{}\n",
         '{"tracking_uri": "u", "run_id": "r"}\n[1]\n',
         '{"tracking_uri": "u", "run_id": "r"}\n{"a": 1}\n',
+        '{"tracking_uri": "u", "run_id": "r"}\n{"kind": ["tags"]}\n',
+        '{"tracking_uri": "u", "run_id": "r"}\n{"kind": "status"}\n',
+        '{"tracking_uri": "u", "run_id": "r"}\n{"kind": "tags", "tags": "a"}\n',
+        '{"tracking_uri": "u", "run_id": ""}\n{"kind": "end_children"}\n',
     ],
 )
 def test_a_damaged_file_is_told(tmp_path: Path, lines: str) -> None:

@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from medllm.config.compose import compose_config, load_run_conf
 from medllm.config.credentials import credential_faults
@@ -21,8 +22,11 @@ from medllm.config.run import RunConf
 from medllm.config.search import Space, build_space, is_search
 from medllm.config.store import project_root, slug
 from medllm.config.sweep import SweepConf
-from medllm.config.validate import explain, to_sweep_conf
+from medllm.config.validate import explain, to_run_conf, to_sweep_conf
 from medllm.errors import ConfigError, Fault
+
+# Of a file or folder, on every common file system.
+LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,10 @@ def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None =
     """
     if not multirun:
         _refuse_sweep_values(overrides)
-        return Plan((Point((), load_run_conf(overrides, config_dir)),))
+        config = compose_config(overrides, config_dir)
+        point = Point((), to_run_conf(config))
+        _refuse_folder(config, "hydra.run.dir")
+        return Plan((point,))
     # What selects a group may itself carry a grid (`sweep=...`), so the grid is read from the composed hydra node. As in
     # Hydra's sweeper, the command line comes after it and wins.
     parsed = _parse(overrides)
@@ -110,9 +117,32 @@ def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None =
     base_key = _base_key(config, axes if space is None else [f"{axis.key}: {axis}" for axis in space.axes])
     if sweep.name is None:
         config.sweep.name = sweep.name = f"{slug(str(config.name))}-{base_key[:6]}"
+    _refuse_folder(config, "hydra.sweep.dir")
     processes = min(_processes(config), len(points) if space is None else space.n_jobs)
     elsewhere = str(config.hydra.launcher._target_).endswith((".SlurmLauncher", ".RayLauncher"))
     return Plan(tuple(points), sweep, Path(config.hydra.sweep.dir), tuple(axes), base_key, space, processes, elsewhere)
+
+
+def _refuse_folder(config: DictConfig, key: str) -> None:
+    """Refuses a folder that cannot be made or written to, before anything is loaded; one that Hydra names as it runs it makes."""
+    try:
+        text = str(OmegaConf.select(config, key))
+    except OmegaConfBaseException:  # such as ${hydra.job.id}
+        return
+    if not text:
+        raise ConfigError(Fault(key, "needs a value", allowed="a folder, there or not"))
+    path = Path(text).absolute()
+    # Unlike Path.exists, this answers for names that no folder can have.
+    above = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not above.is_dir():
+        problem = "is no folder" if above == path else f"lies below {above}, which is no folder"
+    elif not os.access(above, os.W_OK | os.X_OK):
+        problem = "cannot be written to" if above == path else f"cannot be made: {above} cannot be written to"
+    elif any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+        problem = f"has a name of more than {LONGEST_NAME} bytes in it"
+    else:
+        return
+    raise ConfigError(Fault(key, problem, str(path), fix="name another folder"))
 
 
 def _space(config: DictConfig, overrides: Sequence[Override], sweep: SweepConf) -> Space:

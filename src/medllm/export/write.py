@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -75,11 +74,7 @@ def _alone(output: Path) -> Iterator[None]:
         ConfigError: if it cannot be written to, or another process does.
     """
     fix = "wait for it, or name another folder: output=FOLDER"
-    try:
-        lock = lock_folder(output, Fault("output", "is being written by another process", str(output), fix=fix))
-    except OSError as error:
-        problem = f"cannot be written to: {os.strerror(error.errno or 0)}"
-        raise ConfigError(Fault("output", problem, str(output), allowed="a folder, there or not")) from None
+    lock = lock_folder(output, Fault("output", "is being written by another process", str(output), fix=fix))
     try:
         yield
     finally:

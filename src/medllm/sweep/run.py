@@ -230,13 +230,9 @@ class Sweep:
                 record.log_artifact(picture, "comparison")
             say("page", str(page))
         if finished:
-            record.log_metrics(
-                {
-                    "sweep/best_eval_loss": finished[0].get("metrics", {}).get("eval/loss", finished[0]["objective"]),
-                    "sweep/finished": len(finished),
-                },
-                0,
-            )
+            best = finished[0].get("metrics", {}).get("eval/loss", finished[0]["objective"])
+            known = {} if best is None else {"sweep/best_eval_loss": best}
+            record.log_metrics({**known, "sweep/finished": len(finished)}, 0)
 
 
 def _end_ray() -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 from medllm.console import console
 from medllm.redaction import redacted
+from medllm.tracking.entries import Entry, describe
 from medllm.tracking.names import legal_names
-from medllm.tracking.spool import Entry, NotDeliveredError, describe
+from medllm.tracking.spool import NotDeliveredError
 
 # How urllib3 ends what it says of a connection.
 CAUSE = re.compile(r"Caused by .*: ([^:'\"]+)['\"]\)")

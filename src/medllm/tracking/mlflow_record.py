@@ -21,10 +21,11 @@ from medllm.errors import PointPrunedError, TrackingError
 from medllm.redaction import redacted
 from medllm.run_folder import UNSENT, has_unsent, withdraw_degraded, write_record_id
 from medllm.tracking.delivery import Delivery
+from medllm.tracking.entries import Entry, describe, read_entries
 from medllm.tracking.mlflow_store import begin, client_of, first_tags, introduce, is_there, settle, store_errors, told
 from medllm.tracking.names import legal_names, legal_value
 from medllm.tracking.record import Opening, Record
-from medllm.tracking.spool import Deliver, Entry, NotDeliveredError, Spool, describe, read_entries, replay
+from medllm.tracking.spool import Deliver, NotDeliveredError, Spool, replay
 
 logger = logging.getLogger(__name__)
 
@@ -273,10 +274,15 @@ def _replay(head: Entry, folder: Path) -> int:
     conf, run_id, since = MlflowConf(head["tracking_uri"]), head["run_id"], head.get("since", 0)
     if not is_there(conf):
         raise NotDeliveredError("no such database", answers=False, fix="put it back")
+    try:
+        late = None if run_id else (MlflowConf(**head["conf"]), Opening(**head["opening"]))
+    except TypeError:
+        fix = "send it with the version that wrote it"
+        raise NotDeliveredError("it is of another version of medllm", answers=False, fix=fix) from None
 
     def reach() -> Delivery:
-        if not run_id:
-            return _begin_late(MlflowConf(**head["conf"]), Opening(**head["opening"]), folder, since)
+        if late:
+            return _begin_late(*late, folder, since)
         with told(conf):
             return Delivery(client_of(conf), run_id, since)
 

@@ -7,23 +7,18 @@ at the end; what is left in it after that is sent by `replay`.
 
 import errno
 import io
-import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
 
 from medllm.console import console, say
-from medllm.errors import TrackingError
+from medllm.tracking.entries import Entry, calls, describe, line_of, whole_lines
 
-Entry = dict[str, Any]
 # Brings entries to the store, in one call; told whether an earlier try may have brought them already.
 Deliver = Callable[[Sequence[Entry], bool], None]
 
-# Metrics that go in one call, of 1000 that MLflow takes.
-MOST_METRICS = 900
 # Seconds between tries while the store is away: twice as long each time.
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
 # Bytes read at once of what is left.
@@ -59,8 +54,8 @@ class Spool:
     def __init__(self, path: Path, head: Entry, deliver: Deliver, told: str, patience: float):
         self._path, self._deliver, self._told, self._patience = path, deliver, told, patience
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._head = _line(head)
-        left = _whole_lines(path)
+        self._head = line_of(head)
+        left = whole_lines(path)
         self._file = path.open("r+b" if left else "w+b", buffering=0)
         self._changed = threading.Condition()
         self._cut(sum(left))
@@ -81,7 +76,7 @@ class Spool:
             self._backlog.append(entry)
             try:
                 while self._backlog:
-                    self._write(_line(self._backlog[0]))
+                    self._write(line_of(self._backlog[0]))
                     del self._backlog[0]
             except OSError as error:
                 if len(self._backlog) == 1:
@@ -165,7 +160,7 @@ class Spool:
             size = CHUNK
             while not self._closed:
                 chunk = os.pread(self._file.fileno(), size, self._sent)
-                for entries, length in _calls(io.BytesIO(chunk)):
+                for entries, length in calls(io.BytesIO(chunk)):
                     return entries, self._sent + length, self._asked
                 size *= 2  # an entry longer than that
         return None
@@ -214,25 +209,6 @@ class Spool:
         self.append({"kind": "tags", "tags": {"tracking": "degraded"}})
 
 
-def describe(entry: Entry) -> str:
-    """An entry in a few words, to tell that it has not been recorded."""
-    match entry["kind"]:
-        case "metrics":
-            return f"metrics of step {entry['step']}"
-        case "tags":
-            return ", ".join(entry["tags"])
-        case "data":
-            return f"{entry['context']} data"
-        case "file" | "text":
-            return Path(entry["path"]).name
-        case "end_children":
-            return "status of killed points"
-        case "go_on":
-            return "that the run goes on"
-        case kind:
-            return str(kind)
-
-
 def replay(path: Path, deliver: Deliver) -> int:
     """Sends what is in a spool's file and removes it; entries that the store has already are left out.
 
@@ -245,59 +221,8 @@ def replay(path: Path, deliver: Deliver) -> int:
     with path.open("rb") as file:
         file.readline()
         count = 0
-        for entries, _ in _calls(file):
+        for entries, _ in calls(file):
             deliver(entries, True)
             count += len(entries)
     path.unlink()
     return count
-
-
-def read_entries(path: Path) -> tuple[Entry, list[Entry]]:
-    """Head and entries of a spool's file; a line that a kill cut off at the end is none.
-
-    Raises:
-        TrackingError: if it is no such file.
-    """
-    try:
-        with path.open("rb") as file:
-            head = json.loads(file.readline())
-            if not (isinstance(head, dict) and {"tracking_uri", "run_id"} <= head.keys()):
-                raise ValueError("its first line does not say of which run it is")
-            return head, [entry for entries, _ in _calls(file) for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrackingError(
-            f"{path} is no file of entries for a store: {error}\n"
-            "    fix: remove the damaged line, or move that file away to go on without what is in it"
-        ) from None
-
-
-def _whole_lines(path: Path) -> list[int]:
-    """Length in bytes of each whole line of a spool's file; none where it holds no entry."""
-    if not path.is_file():
-        return []
-    with path.open("rb") as file:
-        lengths = [len(line) for line in file if line.endswith(b"\n")]
-    return lengths if len(lengths) > 1 else []
-
-
-def _line(entry: Entry) -> bytes:
-    return json.dumps(entry, ensure_ascii=True, allow_nan=False).encode() + b"\n"
-
-
-def _calls(file: BinaryIO) -> Iterator[tuple[list[Entry], int]]:
-    """Entries from here to the end as they go in one call each, with their length in bytes: metrics many at once."""
-    entries: list[Entry] = []
-    size = num_metrics = 0
-    for line in file:
-        if not line.endswith(b"\n"):
-            break
-        entry = json.loads(line)
-        more = len(entry["metrics"]) if entry["kind"] == "metrics" else MOST_METRICS
-        if entries and num_metrics + more > MOST_METRICS:
-            yield entries, size
-            entries, size, num_metrics = [], 0, 0
-        entries.append(entry)
-        size += len(line)
-        num_metrics += more
-    if entries:
-        yield entries, size
