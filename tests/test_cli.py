@@ -226,3 +226,14 @@ def test_a_disk_that_refuses_anything(
     shown = capsys.readouterr().err
     assert shown.startswith("medllm: " + told.format(tmp_path))
     assert shown.endswith("\n    fix: make room or mend the disk, then type the same line again\n")
+
+
+@pytest.mark.parametrize("line", ["train.py --help", "train.py --cfg job", "scripts/inspect_data.py --help"])
+def test_who_reads_has_read_enough(line: str) -> None:
+    """As `| head` does: no traceback, and nothing of the interpreter's at the end."""
+    read, write = os.pipe()
+    os.close(read)
+    script, *arguments = line.split()
+    done = subprocess.run([sys.executable, str(ROOT / script), *arguments], stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")

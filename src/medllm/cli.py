@@ -58,8 +58,7 @@ def launch(main: Callable[[], Any]) -> None:
 def run_script(main: Callable[[list[str]], None], text: str | None) -> NoReturn:
     """What a file of `scripts/` does when it is started: `main` behind the gates, or its own text for -h and --help."""
     if {"-h", "--help"} & set(sys.argv):
-        print(text)
-        sys.exit(0)
+        sys.exit(guarded(lambda: print(text)))
     prepare_libraries()
     stop.listen()  # SIGTERM too then ends by way of what cleans up
     sys.exit(guarded(lambda: main(sys.argv[1:])))
@@ -70,6 +69,10 @@ def guarded(action: Callable[[], None]) -> int:
     try:
         with explained_storage():
             action()
+            sys.stdout.flush()
+    except BrokenPipeError:  # who read has read enough, as `| head` does; what is still to be written goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except MedLLMError as error:
         _complain(str(error), of_all=isinstance(error, ConfigError | RankError))
         return error.exit_code
@@ -245,6 +248,8 @@ def _explained(main: Callable[[], Any], overrides: list[str]) -> None:
         with explained_storage():
             main()
     except OSError as error:
+        if error.filename is None:
+            raise
         raise ConfigError(Fault("hydra.run.dir", f"cannot be used: {error.strerror}", str(error.filename))) from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last: a wrong mix of Hydra's flags
         raise ConfigError(explain(error, overrides)) from None
