@@ -106,6 +106,7 @@ CLEAN = {"name": "good", "version": "1", "vulns": []}
 SKIPPED = [{"name": f"away{number}", "skip_reason": "Dependency not found on PyPI"} for number in range(5)]
 VULNERABLE = {"name": "bad", "version": "2"}
 VULNERABLE |= {"vulns": [{"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["3"], "description": "long"}]}
+UNFIXED = {"name": "worse", "version": "2", "vulns": [{"id": "PYSEC-2", "aliases": None, "fix_versions": None}]}
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,7 @@ VULNERABLE |= {"vulns": [{"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions":
     [
         ([CLEAN], 0, ["audit: nothing is known of any of the 1 locked versions"]),
         ([CLEAN, VULNERABLE], 1, ["audit: bad 2: PYSEC-1, CVE-1; fixed in 3"]),
+        ([UNFIXED], 1, ["audit: worse 2: PYSEC-2; fixed in no version yet"]),
         (
             [CLEAN, *SKIPPED],
             1,
@@ -123,7 +125,7 @@ VULNERABLE |= {"vulns": [{"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions":
         ),
         (None, 1, ["audit: the advisories could not be reached, and no locked version was checked: no route to host"]),
     ],
-    ids=["clean", "vulnerable", "passed over", "no network"],
+    ids=["clean", "vulnerable", "unfixed", "passed over", "no network"],
 )
 def test_an_audit_is_green_only_where_all_was_checked(answer: Any, code: int, said: list[str], tmp_path: Path) -> None:
     """What pip-audit passes over, with code 0, and what it cannot do at all, is told in one line and fails."""
@@ -136,3 +138,11 @@ def test_an_audit_is_green_only_where_all_was_checked(answer: Any, code: int, sa
     command, path = [sys.executable, str(ROOT / "tools" / "audit.py")], f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
     assert (done.returncode, done.stdout.splitlines(), done.stderr) == (code, said, "")
+
+
+def test_an_audit_without_its_tool_checks_nothing(tmp_path: Path) -> None:
+    """And says so."""
+    command = [sys.executable, str(ROOT / "tools" / "audit.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": str(tmp_path)})
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith("audit: no pip-audit is installed, and no locked version was checked")

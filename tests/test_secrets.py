@@ -28,6 +28,10 @@ CANARIES = {
     "a token of GitLab": "glpat-" + "CaNaRy65" * 3,
     "a token of Slack": "xoxb-" + "650000000065-" * 2 + "CaNaRy" * 4,
     "a key of Google": "AIza" + "Sy65-_CaNaRyCaNaRy65CaNaRyCaNaRy651",
+    "a token of npm": "npm_" + "CaNaRy" * 6,
+    "a token of PyPI": "pypi-AgEIcHlwaS5vcmc" + "CaNaRyCaNaRy" * 5,
+    "a token of Docker": "dckr_pat_" + "CaNaRyCaNaRy_65-65CaNaRyCaN",
+    "a secret of Azure": "a.18Q~" + "CaNaRyCaNaRy_65-.~CaNaRyCaNaRy6565",
     "an API key": "sk-proj-canary1canary2canary3canary4",
     "a signed token": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJjYW5hcnkifQ.c2lnbmF0dXJlLWNhbmFyeQ",
     "a private key": "-----BEGIN RSA PRIVATE KEY-----\nMIIcanary0canary1\n-----END RSA PRIVATE KEY-----",
@@ -78,8 +82,19 @@ SPELLINGS = {
         "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nMIIcanary0+/==\n-----END RSA PRIVATE KEY-----",
         "-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nMIIcanary0\n=Ab1c\n-----END PGP PRIVATE KEY BLOCK-----",
     ],
+    "an address with its password": [
+        "https://nurse:pass-canary@pass-canary@mlflow.example.org/api",
+        "postgresql+psycopg2://nurse:p/a?s#s-canary'pass-canary@db.example.org:5432/runs",
+        "mysql://:pass-canary@[::1]/runs",
+    ],
+    "a token of Docker": ["dckr_oat_" + "CaNaRyCaNaRy" * 2],
     "a secret in an address": ["https://login.example.org/back#access_token=Pw-canary"],
-    "a secret by its name": ["HF_TOKEN=canary1canary2canary", '"access_token": "canary1canary2canary"'],
+    "a secret by its name": [
+        "DefaultEndpointsProtocol=https;AccountName=clinic;AccountKey=canary1canary2canary/+==",
+        "Endpoint=sb://clinic.example.net/;SharedAccessKey=canary1canary2canary=",
+        "HF_TOKEN=canary1canary2canary",
+        '"access_token": "canary1canary2canary"',
+    ],
 }
 # Of no form: known by the variable that holds it.
 PLAIN = "correct-horse-battery"
@@ -147,6 +162,11 @@ BEGINNINGS = (
         "AIza-",
         "sk-",
         " sk-a",
+        "npm_",
+        "pypi-AgE",
+        "dckr_pat_",
+        "a18Q~",
+        "~",
     ),
     *(
         "eyJ-",
@@ -160,6 +180,9 @@ BEGINNINGS = (
         "AKIA",
         "a://",
         "a://b:",
+        "a://b:@",
+        "http://b:@",
+        "accountkey=",
         "?password=",
         "?token=,",
         "token=",
@@ -231,6 +254,9 @@ def test_values_are_known_by_the_names_of_their_variables(name: str, monkeypatch
     [
         "sqlite:////home/nurse/mlflow.db",
         "http://127.0.0.1:5000/a@b",
+        "https://mlflow.example.org:5000, of nurse@example.org",
+        "postgresql://db.example.org:5432/runs, of nurse@example.org",
+        "see https://docs.example.org/a-18Q~ and npm_config_cache, pypi-server",
         "models:/demo@champion",
         "task-of-some-2-very-long-description-of-it",
         "/data/medical-sk-dialogues-2024-version-2",

@@ -5,6 +5,7 @@ answer for, and is content; here that is no success. Exits with 0 only where eve
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,9 @@ NAMED = 3
 
 def main(arguments: list[str]) -> int:
     """Tells what is known, and returns the exit code."""
+    if shutil.which(COMMAND[0]) is None:
+        print(f"audit: no {COMMAND[0]} is installed, and no locked version was checked: `make audit` installs it")
+        return 1
     files = [part for name in LOCKS for part in ("-r", str(ROOT / name))]
     done = subprocess.run([*COMMAND, *files, *arguments], capture_output=True, text=True)
     try:
@@ -29,8 +33,8 @@ def main(arguments: list[str]) -> int:
         return 1
     known = [(one, vulnerability) for one in found for vulnerability in one.get("vulns", [])]
     for one, vulnerability in known:
-        names = ", ".join([vulnerability["id"], *vulnerability.get("aliases", [])])
-        fixed = " or ".join(vulnerability["fix_versions"]) or "no version yet"
+        names = ", ".join([vulnerability["id"], *(vulnerability.get("aliases") or ())])
+        fixed = " or ".join(vulnerability.get("fix_versions") or ()) or "no version yet"
         print(f"audit: {one['name']} {one['version']}: {names}; fixed in {fixed}")
     left = [one["name"] for one in found if "skip_reason" in one]
     if left:

@@ -31,6 +31,14 @@ SECRETS = {
     "a token of Slack": re.compile(r"\b(?:xoxe\.)?xox[a-z]-\d[\w-]{9,}|\bxapp-\d-[\w-]{10,}"),
     # 39 characters: learn.microsoft.com/purview/sit-defn-google-api-key
     "a key of Google": re.compile(r"\bAIza[\w-]{35}(?![\w-])"),
+    # github.blog/2021-09-23-announcing-npms-new-access-token-format: a checksum makes it 36 characters
+    "a token of npm": re.compile(r"\bnpm_[A-Za-z0-9]{36,}"),
+    # pypi.org/help/#apitoken: a macaroon in base64url, whose first bytes are always those of a location
+    "a token of PyPI": re.compile(r"\bpypi-AgE[\w-]{50,}"),
+    # docs.docker.com/security/access-tokens: of a person and of an organisation
+    "a token of Docker": re.compile(r"\bdckr_[po]at_[\w-]{20,}"),
+    # learn.microsoft.com/purview/sit-defn-client-secret-api-key
+    "a secret of Azure": re.compile(r"(?<![\w.~-])[\w.~-]{3}\dQ~[\w.~-]{31,34}(?![\w.~-])"),
     "an API key": re.compile(r"(?<![\w-])sk-(?=[\w-]*\d)[\w-]{20,}"),
     # RFC 7519: header, claims and signature in base64url; the first two begin with `{"`
     "a signed token": re.compile(r"(?<![\w-])eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"),
@@ -40,7 +48,10 @@ SECRETS = {
     ),
     "an access key of AWS": re.compile(r"\bA(?:KI|SI)A[0-9A-Z]{16}\b"),
     "an address with its password": re.compile(
-        r"\b[a-z][a-z0-9+]{1,20}://(?P<secret>[^\s/:@\"']{0,64}:[^\s/@\"']{1,128})@", re.I
+        # Up to the last `@`. What opens a database takes a password as it is typed, with any sign in it.
+        r"\b(?:https?|(?P<database>(?!https?:)[a-z][a-z0-9+]{1,20}))://"
+        r"(?P<secret>[^\s/:@\"']{0,64}:(?(database)[^\s]{1,128}|[^\s/\"']{1,128}))@",
+        re.I,
     ),
     "a secret in an address": re.compile(
         r"[?&#](?:password|passwd|pwd|sslpassword|(?:access_)?token|api_key|secret|sig|X-Amz-Signature|X-Amz-Security-Token)="
@@ -53,7 +64,8 @@ SECRETS = {
         re.I,
     ),
     "a secret by its name": re.compile(
-        rf"(?<![A-Za-z0-9])(?:{OF_TOKENIZERS}token|secret|passwo?r?d|passwd|(?:api|access|secret|private)[_-]?key)"
+        rf"(?<![A-Za-z0-9])(?:{OF_TOKENIZERS}token|secret|passwo?r?d|passwd|(?:api|access|secret|private|account)[_-]?key|"
+        r"sharedaccess(?:key|signature))"
         r"[\"']?\s*+[=:]\s*+[\"']?(?P<secret>(?=[A-Za-z+/=_-]{0,99}\d)(?=[\d+/=_-]{0,99}[A-Za-z])[\w+/=-]{16,})",
         re.I,
     ),
