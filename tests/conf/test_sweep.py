@@ -39,6 +39,7 @@ def test_one_bad_point_refuses_the_sweep() -> None:
         make_plan(["lora=default,nothing"], multirun=True)
 
 
+@pytest.mark.slow
 def test_hydras_own_ways_to_write_a_grid() -> None:
     """Both range and glob expand as Hydra expands them."""
     assert len(make_plan(["lora.r=range(2,5)"], multirun=True).points) == 3

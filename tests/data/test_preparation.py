@@ -216,6 +216,7 @@ def test_what_the_work_raises_surfaces_as_itself(worth: int) -> None:
         list(map_batches(partial(Work, 2), batched(stream()), worth))
 
 
+@pytest.mark.slow
 def test_a_build_in_all_processes_equals_one_in_this(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same conversations, clusters and report, but for the time."""
     rows = [(f"{LONG} {'now ' * (i % 7)}{i // 3}", f"{ANSWER} jane{i}@example.com <br>") for i in range(1200)]

@@ -77,6 +77,7 @@ def test_nothing_is_claimed_without_a_choice(count: int, tmp_path: Path, monkeyp
     assert not (tmp_path / "gpus").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("places")
 def test_who_waits_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep that is stopped does not wait for a GPU first."""
@@ -91,6 +92,7 @@ def test_who_waits_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
         holder.communicate("\n")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("places")
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Said while planning, with the number that fits; never more processes than points count."""

@@ -153,6 +153,7 @@ def test_a_killed_search_goes_on(search: Type, tmp_path: Path) -> None:
     assert search(*line).ran == left[:2] + again.ran
 
 
+@pytest.mark.slow
 def test_a_result_that_the_study_was_not_told(search: Type, tmp_path: Path) -> None:
     """Killed between a point's end and the study: the study is told, and the point is not run again."""
 

@@ -338,6 +338,7 @@ def test_a_record_is_found_again(tmp_path: Path) -> None:
     assert folder_of_record(store(tmp_path), "0" * 32) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_database")
 def test_a_new_database_is_made_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """MLflow would tell of each of its migrations; the first thing that a process asks of it may be that."""
