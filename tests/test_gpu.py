@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,12 @@ from medllm.config.compose import load_run_conf
 from medllm.config.plan import Point
 from medllm.config.run import RunConf
 from medllm.experiment import check, run_training
+from medllm.run_folder import read_result
 from medllm.tracking.memory import device_memory_gib
+from medllm.training.checkpoint import checkpoints, fault
 from medllm.training.trainer import MedTrainer
+
+ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.gpu
 
@@ -177,3 +184,32 @@ def test_a_step_that_does_not_fit_begins_again(
     assert "memory    step 3: CUDA out of memory" in capsys.readouterr().err
     assert found == pytest.approx(few, abs=0.05)
     assert found[:2] == pytest.approx(many[:2], abs=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("engine", ["plain", "fused"])
+def test_a_rank_without_memory_ends_all(engine: str, tmp_path: Path) -> None:
+    """In seconds, though the others wait for it, and with its reason; the same line then goes on from the checkpoint before."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    line = [*SHAPE, "quantization=none", "data=dialogues_bundled", "trainer=gpu_80gb", f"trainer.engine={engine}"]
+    line += ["trainer.max_steps=4", "trainer.save_strategy=steps", "trainer.save_steps=1", "trainer.eval_strategy=no"]
+    line += ["tracking=none", "generation.sample_prompts=[]", f"hydra.run.dir={tmp_path}"]
+
+    def typed(*program: str) -> "subprocess.CompletedProcess[str]":
+        own = {**os.environ, "MEDLLM_FAILURE": "memory", "COLUMNS": "160"}
+        return subprocess.run(
+            [*torchrun, *program, *line], capture_output=True, text=True, timeout=150, cwd=ROOT, env=own
+        )
+
+    failed = typed("-m", "tests.training.failing_train")
+    assert failed.returncode != 0
+    result = read_result(tmp_path)
+    assert result["status"] == "FAILED"
+    assert result["reason"].startswith("rank 1: ") and "out of memory" in result["reason"], result
+    assert "on rank 1 of 2" in failed.stderr and "    fix: " in failed.stderr
+    assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["checkpoint-1", "checkpoint-2"]
+    assert not any(fault(path) for path in checkpoints(tmp_path / "checkpoints"))
+    again = typed("train.py")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert f"resume    {tmp_path}/checkpoints/checkpoint-2" in again.stderr
+    assert read_result(tmp_path)["status"] == "FINISHED"

@@ -1,6 +1,9 @@
-"""`train.py` of which rank 1 fails at its third optimizer step, for `test_ranks`."""
+"""`train.py` of which rank 1 fails at its third optimizer step: MEDLLM_FAILURE=memory has no memory left, others raise."""
+
+import os
 
 import hydra
+import torch
 from omegaconf import DictConfig
 
 from medllm import ranks
@@ -16,6 +19,10 @@ def main(config: DictConfig) -> float:
 
     def failing(self, args, state, control, **rest):  # type: ignore[no-untyped-def]
         if ranks.rank() == 1 and state.global_step == 2:
+            if os.environ.get("MEDLLM_FAILURE") == "memory":
+                torch.cuda.empty_cache()
+                torch.cuda.set_per_process_memory_fraction(1e-6)
+                return
             raise RuntimeError("the second card fell off")
         begin(self, args, state, control, **rest)
 
