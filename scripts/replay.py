@@ -5,13 +5,14 @@
 A store that goes away does not stop a run: what it has not got stays in the run's `unsent.jsonl`. Whatever the store has already
 is left out, so that the same line twice does no harm. A run that goes on in its folder, and a sweep, do this by themselves.
 
-    exit code 0 the store has everything; 1 it does not answer, and the file stays; 2 the folder is none, or in use
+    exit code 0 the store has everything; 1 it does not answer, and the file stays, or it will never take some of it, which
+                `refused.jsonl` keeps; 2 the folder is none, or in use
 """
 
 from medllm.cli import pop_option, run_script
 from medllm.config.store import expanded
 from medllm.console import tell
-from medllm.errors import ConfigError, Fault
+from medllm.errors import ConfigError, Fault, TrackingError
 
 
 def main(arguments: list[str]) -> None:
@@ -21,7 +22,7 @@ def main(arguments: list[str]) -> None:
         raise ConfigError(
             [Fault("", "no such option", a, allowed="run=") for a in rest] or Fault("run", "needs a value")
         )
-    from medllm.run_folder import CONFIG, SWEEP, UNSENT, has_unsent, lock_folder
+    from medllm.run_folder import CONFIG, REFUSED, SWEEP, UNSENT, has_unsent, lock_folder
     from medllm.tracking.build import replay_record
 
     folder = expanded(text)
@@ -35,11 +36,17 @@ def main(arguments: list[str]) -> None:
     lock = lock_folder(works_in, Fault("run", "is in use by another process", text, fix=fix))
     try:
         points = sorted(folder.glob(f"*/{UNSENT}")) if is_sweep else []
+        lost: list[str] = []
         left = [path.parent for path in (folder / UNSENT, *points) if has_unsent(path.parent)]
         for one in left:
-            tell("sent", f"{replay_record(one)} entries of {one}")
+            sent, refused = replay_record(one)
+            tell("sent", f"{sent} entries of {one}")
+            if refused:
+                lost.append(f"{refused} entries, which are in {one / REFUSED} now")
         if not left:
             tell("sent", "nothing was left to send")
+        if lost:
+            raise TrackingError(f"the store will never take {'; '.join(lost)}; the reasons are told above")
     finally:
         lock.release()
 

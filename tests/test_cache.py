@@ -1,5 +1,6 @@
 """The cache of prepared data: used twice, never half, cleared on request."""
 
+import errno
 import os
 import shutil
 import signal
@@ -28,7 +29,7 @@ from medllm.conversation import Conversation, Message, Renderer
 from medllm.data.preparation.prepare import preparation_key, prepare
 from medllm.data.store import Conversations
 from medllm.data.tokenize import tokenize
-from medllm.errors import DataError
+from medllm.errors import ConfigError, DataError, StorageError
 from medllm.models.tiny import build_tiny_tokenizer
 from medllm.sweep.rates import Rate, read_rate, write_rate
 from tests.data.files import CHECKS, SWITCHES, write_csv, write_jsonl
@@ -300,6 +301,30 @@ def test_the_script(arguments: tuple[str, ...], code: int, expected: str, left: 
     assert expected in (done.stderr if code else done.stdout)
     assert "Traceback" not in done.stderr
     assert len(cache_entries()) == left
+
+
+def test_a_cache_that_is_no_folder_is_told(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the variable that names it, by whoever uses it or lists it."""
+    monkeypatch.setenv("MEDLLM_CACHE", str(table))
+    for use in (lambda: prepare(LocalDataConf(path=str(table))), cache_entries):
+        with pytest.raises(ConfigError, match=rf"MEDLLM_CACHE={table}: cannot be used: Not a directory"):
+            use()
+
+
+def test_a_cache_whose_disk_is_full_is_told(own_cache: Path) -> None:
+    """As such, wherever else there may be room; a measurement that cannot be kept is none."""
+
+    def full(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(
+        StorageError, match=rf"^{own_cache}/prepared/k: could not be written: .*\n +fix: .*MEDLLM_CACHE"
+    ):
+        cached("prepared", "k", full, {})
+    conf, rate = load_run_conf(["model=tiny_random", "quantization=none"]), Rate(1000.0, 5.0, "run", 1.0, 4, 10)
+    (own_cache / "rates").touch()
+    write_rate(conf, rate)
+    assert read_rate(conf) is None
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"speed": 1}'])

@@ -213,6 +213,22 @@ def test_another_run_does_not_go_on(line: list[str], tmp_path: Path, monkeypatch
     with pytest.raises(ConfigError, match=r"(?s)trainer\.resume_from_checkpoint=.*has a damaged optimizer\.pt"):
         typed([*line, f"trainer.resume_from_checkpoint={damaged}"], tmp_path / "other")
     assert not (tmp_path / "other" / "config.yaml").exists()
+    whole = folder / "checkpoints" / "checkpoint-4"
+    with pytest.raises(ConfigError) as refused:
+        typed(
+            [*line, f"trainer.resume_from_checkpoint={whole}", "lora.r=4", "model.hidden_size=32"], tmp_path / "other"
+        )
+    assert [(fault.key, fault.value) for fault in refused.value.faults] == [
+        ("lora.r", "4"),
+        ("model.hidden_size", "32"),
+    ]
+    assert f"lora.r=4: was 16 in the run of {whole}" in str(refused.value)
+    assert not (tmp_path / "other" / "config.yaml").exists()
+    (folder / "config.yaml").unlink()
+    before = files(folder)
+    with pytest.raises(ConfigError, match=r"hydra\.run\.dir=.*: holds checkpoints, and no config\.yaml says of what"):
+        typed(line, folder)
+    assert files(folder) == before
 
 
 HOLD = """

@@ -1,5 +1,6 @@
 """Where prepared and quantized bases, conversations and samples are kept between runs; all of it can be made again."""
 
+import errno
 import hashlib
 import io
 import json
@@ -14,9 +15,16 @@ from typing import Any
 
 from filelock import FileLock
 
+from medllm.errors import ConfigError, Fault
+from medllm.storage import explained_storage
+
 ABOUT, SUMS = "about.json", "sums.json"
 # Of weights, whose whole would take as long to read as the cache saves: a JSON file, and the header of safetensors.
 OF_WEIGHTS = 2**20
+
+
+# Of a full disk that the cache lies on.
+FIX = "make room there (python scripts/cache.py clear) or name another folder by MEDLLM_CACHE; then type the same line again"
 
 
 def cache_dir() -> Path:
@@ -58,10 +66,17 @@ def cached(
         about: What a person who lists the cache wants to know.
         checked_bytes: So many of each file's first bytes are compared with what was built, and its size, whenever the folder is
             used; by default all of them.
+
+    Raises:
+        ConfigError: if the cache is no folder, or cannot be made.
+        StorageError: if its disk is full or fails.
     """
     folder = cache_dir() / kind / key
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(_fault(os.strerror(error.errno or 0))) from None
+    with explained_storage(folder, FIX), FileLock(f"{folder}.lock"):
         if folder.is_dir() and not _is_whole(folder, checked_bytes):
             shutil.rmtree(folder)
         if not folder.is_dir():
@@ -77,6 +92,11 @@ def cached(
                 shutil.rmtree(staging, ignore_errors=True)
         os.utime(folder)
     return folder
+
+
+def _fault(reason: str) -> Fault:
+    allowed = "a folder that can be written to, there or not"
+    return Fault("MEDLLM_CACHE", f"cannot be used: {reason}", str(cache_dir()), allowed)
 
 
 def _is_whole(folder: Path, checked_bytes: int | None) -> bool:
@@ -125,7 +145,13 @@ class CacheEntry:
 
 
 def cache_entries(kind: str = "") -> list[CacheEntry]:
-    """All entries of one kind, or of every kind; leftovers of interrupted work are among them."""
+    """All entries of one kind, or of every kind; leftovers of interrupted work are among them.
+
+    Raises:
+        ConfigError: if the cache is no folder.
+    """
+    if cache_dir().exists() and not cache_dir().is_dir():
+        raise ConfigError(_fault(os.strerror(errno.ENOTDIR)))
     folders = (path for path in cache_dir().glob(f"{kind or '*'}/*") if path.is_dir())
     return [_entry(path) for path in sorted(folders)]
 

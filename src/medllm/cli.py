@@ -7,6 +7,7 @@ interrupted.
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 import tempfile
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value", int, str)
 
+# What a file or folder of the user's is, and is not meant to be: another kind, not theirs, or with a name that no disk takes.
+MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
+
 
 def launch(main: Callable[[], Any]) -> None:
     """Runs a `@hydra.main` function behind the gates, and exits.
@@ -81,10 +85,21 @@ def guarded(action: Callable[[], None]) -> int:
         return 130
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(bool(error.code))
-    except Exception:  # a defect: its traceback as Python would show it, but for secrets
-        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+    except OSError as error:
+        if error.errno not in MISPLACED or error.filename is None:
+            return _defect()
+        fix = "name another file or folder, or put that one right"
+        _complain(f"{error.filename}: {os.strerror(error.errno)}\n    fix: {fix}")
         return 1
+    except Exception:
+        return _defect()
     return 0
+
+
+def _defect() -> int:
+    """Of medllm or of a library: its traceback as Python would show it, but for secrets."""
+    print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+    return 1
 
 
 def _complain(text: str, *, of_all: bool = True) -> None:

@@ -34,9 +34,9 @@ from medllm.models.base import is_at_hand, pick_device
 from medllm.models.preflight import preflight_faults
 from medllm.result import Result, final_metrics, require_objective
 from medllm.run_folder import CONFIG, one_failure, read_record_id, write_record_id, write_whole
-from medllm.sameness import refuse_other_data, refuse_other_run
+from medllm.sameness import refuse_other_data, refuse_other_run, refuse_other_shape
 from medllm.stopping import stop
-from medllm.storage import explained_storage, whole_folder
+from medllm.storage import GO_ON, explained_storage, whole_folder
 from medllm.tracking.build import open_record
 from medllm.tracking.lineage import GitState, git_state, hardware, versions
 from medllm.tracking.memory import explained_memory, peak_memory_gib, reset_peak_memory, trim_memory
@@ -104,7 +104,7 @@ def run_training(
     with (
         ranks.connected(device),
         stop.bounded(),
-        explained_storage(folder),
+        explained_storage(folder, GO_ON),
     ):  # and within the record, so that it has the reason in words
         reset_peak_memory(device)
         shared = ranks.of_main(folder)
@@ -118,7 +118,7 @@ def run_training(
         with (
             open_record(tracking, opening, folder) as record,
             one_failure(shared),
-            explained_storage(folder),
+            explained_storage(folder, GO_ON),
             explained_memory(smaller_overrides(conf)),
             _kept_foundation(keep=is_point),
             stop.no_other_exit(),
@@ -167,10 +167,16 @@ def _checkpoint(conf: RunConf, folder: Path) -> str | None:
             say("resume", "no whole checkpoint is left: training begins anew")
         return given, fault(Path(given)) if given else ""
 
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+        raise ConfigError(
+            Fault("hydra.run.dir", "is to hold checkpoints in what is no folder", str(folder), fix="move it away")
+        )
     found, problem = ranks.of_main(find() if ranks.is_main() else (None, ""))
     if problem:
         fix = "an earlier checkpoint of that run, or leave it out to begin anew"
         raise ConfigError(Fault("trainer.resume_from_checkpoint", problem, str(found), fix=fix))
+    if found is not None and found == conf.trainer.resume_from_checkpoint:
+        refuse_other_shape(conf, Path(found))
     return found
 
 

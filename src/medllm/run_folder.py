@@ -8,6 +8,7 @@
     <run>/record_key                  names the folder there, from before that run is made
     <run>/eval_losses.safetensors     final loss of each held-out conversation
     <run>/unsent.jsonl                what the tracking store has not got yet, in runs that go on or could not send it
+    <run>/refused.jsonl               what was left unsent and the tracking store will never take
     <sweep>/sweep.json                parent record, axes, points
     <sweep>/study.db                  Optuna's trials, of a search
     <sweep>/<point>/                  a run each
@@ -46,7 +47,7 @@ from medllm.storage import remove_partial
 
 CONFIG, DATA = "config.yaml", "data_report.json"
 RESULT, HISTORY, LOSSES = "result.json", "history.json", "eval_losses.safetensors"
-RECORD, RECORD_KEY, UNSENT = "record_id", "record_key", "unsent.jsonl"
+RECORD, RECORD_KEY, UNSENT, REFUSED = "record_id", "record_key", "unsent.jsonl", "refused.jsonl"
 SWEEP, STOP, STUDY = "sweep.json", "stop", "study.db"
 
 # What to do about a file that is damaged.

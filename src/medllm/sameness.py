@@ -60,19 +60,47 @@ def refuse_other_run(conf: RunConf, folder: Path) -> None:
     """A run goes on in its folder as what it began as.
 
     Raises:
-        ConfigError: with every key that matters and has another value than the run in the folder.
+        ConfigError: with every key that matters and has another value than the run in the folder; or if nothing says what that
+            began as.
     """
     path = folder / CONFIG
+    if not path.exists():
+        if (folder / "checkpoints").exists():
+            problem = f"holds checkpoints, and no {CONFIG} says of what"
+            fix = (
+                "hydra.run.dir=<another folder>, or copy that file back, from the run record or a sweep's other points"
+            )
+            raise ConfigError(Fault("hydra.run.dir", problem, str(folder), fix=fix))
+        return
+    faults = _differences(path, conf, f"when the run in {folder} began", FIX)
+    if faults:
+        raise ConfigError(faults)
+
+
+def refuse_other_shape(conf: RunConf, checkpoint: Path) -> None:
+    """What a run begins with instead of nothing fits its model, as far as the folder says that the checkpoint lies in.
+
+    Raises:
+        ConfigError: with every key of base model, quantization and method that has another value than the checkpoint's run.
+    """
+    path = checkpoint.absolute().parents[1] / CONFIG
     if not path.is_file():
         return
+    fix = "the old value, or leave trainer.resume_from_checkpoint out to begin anew"
+    found = _differences(path, conf, f"in the run of {checkpoint}", fix)
+    faults = [fault for fault in found if fault.key.partition(".")[0] in ("model", "quantization", "lora")]
+    if faults:
+        raise ConfigError(faults)
+
+
+def _differences(path: Path, conf: RunConf, when: str, fix: str) -> list[Fault]:
+    """Every key that matters and has another value than in the configuration there."""
     old, new = what_matters(run_conf_from_file(path)), what_matters(conf)
-    faults = [
-        Fault(key, f"was {_shown(old, key)} when the run in {folder} began", _shown(new, key), fix=FIX)
+    return [
+        Fault(key, f"was {_shown(old, key)} {when}", _shown(new, key), fix=fix)
         for key in sorted(old | new)
         if _shown(old, key) != _shown(new, key)
     ]
-    if faults:
-        raise ConfigError(faults)
 
 
 def refuse_other_data(fingerprint: str, folder: Path) -> None:

@@ -20,6 +20,13 @@ FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 # of a file so small that it is written when it is closed "basic_ios::clear: iostream error".
 TORCH = ("inline_container.cc", "iostream error")
 
+# What to do about a full disk: in general, and where a run or a sweep goes on.
+AGAIN = "make room or mend the disk, then type the same line again"
+GO_ON = (
+    "make room (trainer.save_total_limit=1 keeps one checkpoint only) or mend the disk; then the same line\n"
+    "    in the same folder goes on from its newest checkpoint"
+)
+
 # What Python says where every folder for temporary files is full; it calls it a file that is not found.
 NO_TEMPORARY = "No usable temporary directory"
 
@@ -41,11 +48,12 @@ def is_on_network(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def explained_storage(folder: Path | None = None) -> Iterator[None]:
+def explained_storage(folder: Path | None = None, fix: str = AGAIN) -> Iterator[None]:
     """Turns what a disk refuses into a message that says which file, how much room there is, and how to go on.
 
     Args:
-        folder: Of a run or a sweep, to which the same line goes on; by default no more is known than what the error says.
+        folder: What is written to where the error does not say which file.
+        fix: What to do; see `GO_ON` for a run or a sweep.
 
     Raises:
         StorageError: instead of an OSError of these kinds, and of what safetensors and torch make of one.
@@ -56,15 +64,11 @@ def explained_storage(folder: Path | None = None) -> Iterator[None]:
         reason = _reason(error)
         if not reason:
             raise
-        name = getattr(error, "filename", None)
-        path = Path(name) if isinstance(name, str | os.PathLike) else folder
+        names = (
+            getattr(error, name, None) for name in ("filename2", "filename")
+        )  # of a copy the first is where it goes
+        path = next((Path(name) for name in names if isinstance(name, str | os.PathLike)), folder)
         free = f"; {shutil.disk_usage(_existing(path)).free / 2**30:.2f} GiB are free there" if path else ""
-        fix = "make room or mend the disk, then type the same line again"
-        if folder is not None:
-            fix = (
-                "make room (trainer.save_total_limit=1 keeps one checkpoint only) or mend the disk; then the same line\n"
-                "    in the same folder goes on from its newest checkpoint"
-            )
         raise StorageError(f"{path or 'a file'}: could not be written: {reason}{free}\n    fix: {fix}") from error
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from medllm.errors import StorageError
-from medllm.storage import explained_storage
+from medllm.storage import GO_ON, explained_storage
 from medllm.training.checkpoint import STAGING, checkpoints, fault, newest_valid, recover
 from medllm.training.trainer import MedTrainer
 from tests.reliability.conftest import Line
@@ -121,7 +121,7 @@ def test_a_disk_that_refuses_an_operation(action: str, every: int, saves: Saves)
     for number, name in list(enumerate(operations, 1))[::every]:
         saves.at(number, action)
         try:
-            with explained_storage(saves.folder):
+            with explained_storage(saves.folder, GO_ON):
                 saves.save()
         except StorageError as error:
             assert "could not be written" in str(error), name

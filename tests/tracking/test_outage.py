@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import json
 import math
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -27,7 +29,16 @@ from medllm.config.compose import load_run_conf
 from medllm.config.tracking import MlflowConf
 from medllm.errors import TrackingError
 from medllm.experiment import run_training
-from medllm.run_folder import RECORD, UNSENT, has_unsent, read_record_id, read_result, write_record_id, write_result
+from medllm.run_folder import (
+    RECORD,
+    REFUSED,
+    UNSENT,
+    has_unsent,
+    read_record_id,
+    read_result,
+    write_record_id,
+    write_result,
+)
 from medllm.tracking import mlflow_record
 from medllm.tracking import spool as spooling
 from medllm.tracking.build import find_record, open_record, replay_record
@@ -145,7 +156,7 @@ def test_a_run_that_ends_in_an_outage_is_replayed(tmp_path: Path, error: BaseExc
     spooled = (tmp_path / "run" / UNSENT).read_bytes()
     for _ in range(2):
         (tmp_path / "run" / UNSENT).write_bytes(spooled)
-        assert replay_record(tmp_path / "run") > 0
+        assert replay_record(tmp_path / "run")[0] > 0
         assert recorded(uri, run_id) == (status, everything(20))
         assert not (tmp_path / "run" / UNSENT).exists()
     files = [file.path for file in MlflowClient(uri).list_artifacts(run_id)]
@@ -229,7 +240,7 @@ def test_what_goes_on_in_an_outage_loses_and_doubles_nothing(tmp_path: Path, lat
             opened.__exit__(None, None, None)
             assert recorded(uri, record.id) == ("FINISHED", everything(30))
         case "for a replay":
-            assert replay_record(run) > 0
+            assert replay_record(run)[0] > 0
             assert recorded(uri, read_record_id(run)) == ("KILLED", everything(20))
     assert not (run / UNSENT).exists()
     client = MlflowClient(uri)
@@ -256,7 +267,7 @@ def test_a_late_run_has_every_parameter(tmp_path: Path, monkeypatch: pytest.Monk
         patch.setattr(MlflowClient, "create_run", Mock(side_effect=MlflowException("no answer")))
         with open_record(database(tmp_path), replace(POINT, params=params), tmp_path / "point"):
             pass
-    assert replay_record(tmp_path / "point") > 0
+    assert replay_record(tmp_path / "point")[0] > 0
     with open_record(database(tmp_path), replace(POINT, params=params), tmp_path / "other") as other:
         pass
     client = MlflowClient(database(tmp_path).tracking_uri)
@@ -275,7 +286,7 @@ def test_a_run_goes_on_without_its_store(tmp_path: Path) -> None:
         with open_record(conf, Opening("one", run_id=record.id), run) as again:
             assert again.id == record.id
             log(again, range(5, 15))
-    assert replay_record(run) > 0
+    assert replay_record(run)[0] > 0
     assert recorded(conf.tracking_uri, record.id) == ("FINISHED", everything(15))
 
 
@@ -286,7 +297,7 @@ def test_a_run_that_goes_on_forgets_why_it_failed(tmp_path: Path) -> None:
         break_store(patch)
         with open_record(database(tmp_path), Opening("one", run_id=run_id), tmp_path / "run") as record:
             log(record, range(15, 25))
-    assert replay_record(tmp_path / "run") > 0
+    assert replay_record(tmp_path / "run")[0] > 0
     assert recorded(database(tmp_path).tracking_uri, run_id) == ("FINISHED", everything(25))
     assert "error" not in MlflowClient(database(tmp_path).tracking_uri).get_run(run_id).data.tags
 
@@ -316,7 +327,7 @@ def test_a_deleted_run_keeps_what_it_has_not_got(tmp_path: Path) -> None:
             refused()
         assert (tmp_path / "run" / UNSENT).read_bytes() == left
     client.restore_run(run_id)
-    assert replay_record(tmp_path / "run") > 0
+    assert replay_record(tmp_path / "run")[0] > 0
     assert recorded(uri, run_id) == ("KILLED", everything(20))
 
 
@@ -330,7 +341,7 @@ def test_a_run_that_is_deleted_while_it_runs(tmp_path: Path, capsys: pytest.Capt
         log(record, range(5, 10))
     assert capsys.readouterr().err.count(f"run {record.id} was deleted") == 1
     MlflowClient(uri).restore_run(record.id)
-    assert replay_record(tmp_path / "run") > 0
+    assert replay_record(tmp_path / "run")[0] > 0
     assert recorded(uri, record.id) == ("FINISHED", everything(10))
 
 
@@ -584,8 +595,23 @@ def test_a_point_that_never_had_its_store_is_replayed(tmp_path: Path, monkeypatc
     spooled = (tmp_path / "point" / UNSENT).read_bytes()
     for _ in range(2):
         (tmp_path / "point" / UNSENT).write_bytes(spooled)
-        assert replay_record(tmp_path / "point") > 0
+        assert replay_record(tmp_path / "point")[0] > 0
         assert recorded(database(tmp_path).tracking_uri, begun_late(tmp_path).info.run_id) == (
             "FINISHED",
             everything(5),
         )
+
+
+def test_what_a_replay_cannot_send_is_kept_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The rest arrives; the script says how many the store will never take, where they are, and does not end well."""
+    run_id, run = end_in_outage(tmp_path), tmp_path / "run"
+    (tmp_path / "other.txt").touch()
+    lost = [{"kind": "file", "path": str(run / "gone.png"), "folder": ""}]
+    with (run / UNSENT).open("a") as file:
+        file.writelines(json.dumps(entry) + "\n" for entry in lost)
+    with pytest.raises(TrackingError, match=rf"will never take 1 entries, which are in {run / REFUSED}"):
+        runpy.run_path(str(ROOT / "scripts" / "replay.py"))["main"]([f"run={run}"])
+    assert recorded(database(tmp_path).tracking_uri, run_id) == ("FINISHED", everything(20))
+    assert [json.loads(line) for line in (run / REFUSED).read_text().splitlines()] == lost
+    assert not has_unsent(run)
+    assert "gone.png not recorded: " in capsys.readouterr().err

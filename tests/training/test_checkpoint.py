@@ -1,5 +1,7 @@
 """Checkpoints are whole or do not count, and going on from one is as if nothing had happened."""
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from medllm.training import checkpoint
 from medllm.training.callbacks import StopOnRequest
 from medllm.training.checkpoint import (
     MANIFEST,
@@ -137,12 +140,47 @@ def test_damaged_checkpoints_are_passed_over(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "7", "{}", '{"files": ["a"]}', '{"files": "a"}', '{"files": null}']
+    "text", ["", "{", "[" * 100_000, "[]", "null", "7", "{}", '{"files": ["a"]}', '{"files": "a"}', '{"files": null}']
 )
 def test_a_manifest_of_another_shape_is_damaged(text: str, tmp_path: Path) -> None:
     """Whatever is in it, there is a reason to tell and no exception."""
     (tmp_path / MANIFEST).write_text(text)
     assert fault(tmp_path) == f"has a damaged {MANIFEST}"
+
+
+@pytest.mark.parametrize(
+    "what", ["checkpoint is a file", "manifest is a folder", "a name of 300 letters", "a name outside"]
+)
+def test_what_lies_in_the_place_of_another_thing_is_passed_over(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Told, and the checkpoint before is taken; what stands in the way of the next one goes."""
+    for step in (1, 2):
+        empty_staging(tmp_path)
+        (tmp_path / STAGING / f"checkpoint-{step}").mkdir()
+        (tmp_path / STAGING / f"checkpoint-{step}" / "weights").write_text("x")
+        commit(tmp_path / STAGING / f"checkpoint-{step}")
+    newest = tmp_path / "checkpoint-2"
+    if "file" in what:
+        shutil.rmtree(newest)
+        newest.touch()
+    elif "folder" in what:
+        (newest / MANIFEST).unlink()
+        (newest / MANIFEST).mkdir()
+    else:
+        name = "a" * 300 if "300" in what else "../checkpoint-1/weights"
+        files = json.loads((newest / MANIFEST).read_text())["files"] | {name: hashlib.sha256(b"x").hexdigest()}
+        (newest / MANIFEST).write_text(json.dumps({"files": files, "sha256": checkpoint._digest(files)}))
+    assert newest_valid(tmp_path) == tmp_path / "checkpoint-1"
+    assert "going back to an earlier one" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / STAGING)
+    (tmp_path / STAGING).touch()
+    recover(tmp_path)
+    empty_staging(tmp_path)
+    (tmp_path / STAGING / "checkpoint-2").mkdir()
+    assert fault(commit(tmp_path / STAGING / "checkpoint-2")) == ""
+    rotate(tmp_path, 1)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2"]
 
 
 def test_a_checkpoint_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """How fast runs of one kind were on this machine and what they needed, remembered between runs for the plan of a sweep."""
 
+import contextlib
 import json
 import math
 from dataclasses import asdict, dataclass, replace
@@ -70,7 +71,8 @@ def rate_of(result: Result, source: str) -> Rate:
 
 
 def write_rate(conf: RunConf, rate: Rate) -> None:
-    """Remembers a measurement."""
+    """Remembers a measurement, where the cache takes it: without one the next plan measures by itself."""
     path = _path(conf)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(asdict(rate)))
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(asdict(rate)))

@@ -17,7 +17,7 @@ from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError, Tra
 from medllm.redaction import redacted
 from medllm.run_folder import RESULT, STOP, SWEEP, SweepFile, SweepPoint, has_unsent, lock_folder, read_result
 from medllm.stopping import OWNER, stop
-from medllm.storage import explained_storage, remove_partial
+from medllm.storage import GO_ON, explained_storage, remove_partial
 from medllm.summary import print_points
 from medllm.sweep.outlook import Outlook
 from medllm.sweep.pool import make_ready
@@ -133,9 +133,9 @@ class Sweep:
         _current.append(self)
         try:
             with (
-                explained_storage(self.folder),  # and within the record, so that it has the reason in words
+                explained_storage(self.folder, GO_ON),  # and within the record, so that it has the reason in words
                 open_record(conf.tracking, opening, self.folder) as record,
-                explained_storage(self.folder),
+                explained_storage(self.folder, GO_ON),
             ):
                 self.file.parent_id = record.id
                 record.log_artifact(self.file.save(self.folder))

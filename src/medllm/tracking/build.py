@@ -71,14 +71,14 @@ def folder_of_record(conf: TrackingConf, record_id: str) -> str:
     return tag_of(conf, record_id, "folder")
 
 
-def replay_record(folder: Path) -> int:
+def replay_record(folder: Path) -> tuple[int, int]:
     """Sends what a run or a sweep could not, to the store that it was meant for, where it has not got it.
 
     Args:
         folder: Of a run or a sweep that no process works in, and that has something unsent.
 
     Returns:
-        How many entries there were.
+        How many entries the store has now, and how many it will never take, which `refused.jsonl` in the folder keeps.
 
     Raises:
         TrackingError: if the store still does not take them; they stay.

@@ -26,10 +26,14 @@ class Delivery:
         since: When the process whose entries they are began, if an earlier one may have recorded there, in ms; else 0. A number
             that was recorded before then at the same step is not sent again: a run that goes on from a checkpoint repeats the
             steps after it.
+
+    Attributes:
+        refused: What the store will never take.
     """
 
     def __init__(self, client: Any, run_id: str, since: int = 0):
         self._client, self._run_id, self._since = client, run_id, since
+        self.refused: list[Entry] = []
         self._there: dict[str, set[tuple[int, int]]] = {}
         self._before: dict[str, set[tuple[int, float]]] = {}
 
@@ -58,6 +62,7 @@ class Delivery:
                     self([entry], doubtful)
             else:
                 console.print(f"tracking: {describe(entries[0])} not recorded: {reason_of(error)}")
+                self.refused += entries
 
     def _send(self, entries: Sequence[Entry], doubtful: bool) -> None:
         entry, client, run_id = entries[0], self._client, self._run_id

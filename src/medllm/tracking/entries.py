@@ -57,7 +57,7 @@ def read_entries(path: Path) -> tuple[Entry, list[Entry]]:
     try:
         with path.open("rb") as file:
             head = json.loads(file.readline())
-            known = isinstance(head, dict) and {"tracking_uri", "run_id"} <= head.keys()
+            known = isinstance(head, dict) and all(isinstance(head.get(key), str) for key in ("tracking_uri", "run_id"))
             if not known or not (head["run_id"] or {"conf", "opening"} <= head.keys()):
                 raise ValueError("its first line does not say of which run it is")
             return head, [entry for entries, _ in calls(file) for entry in entries]

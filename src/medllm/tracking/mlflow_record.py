@@ -19,9 +19,9 @@ from medllm.config.tracking import MlflowConf
 from medllm.console import console
 from medllm.errors import PointPrunedError, TrackingError
 from medllm.redaction import redacted
-from medllm.run_folder import UNSENT, has_unsent, withdraw_degraded, write_record_id
+from medllm.run_folder import REFUSED, UNSENT, has_unsent, withdraw_degraded, write_record_id
 from medllm.tracking.delivery import Delivery
-from medllm.tracking.entries import Entry, describe, read_entries
+from medllm.tracking.entries import Entry, describe, line_of, read_entries
 from medllm.tracking.mlflow_store import begin, client_of, first_tags, introduce, is_there, settle, store_errors, told
 from medllm.tracking.names import legal_names, legal_value
 from medllm.tracking.record import Opening, Record
@@ -107,6 +107,11 @@ class LateDelivery:
     def __init__(self, begin: Callable[[], Delivery]):
         self._begin = begin
         self._delivery: Delivery | None = None
+
+    @property
+    def refused(self) -> list[Entry]:
+        """See `Delivery`."""
+        return self._delivery.refused if self._delivery else []
 
     def __call__(self, entries: Sequence[Entry], doubtful: bool) -> None:
         """See `Delivery`."""
@@ -258,18 +263,18 @@ def _find(conf: MlflowConf, run_id: str) -> tuple[Any, Any] | None:
     return (client, run) if run.info.lifecycle_stage == "active" else None
 
 
-def replay_unsent(folder: Path) -> int:
+def replay_unsent(folder: Path) -> tuple[int, int]:
     """See `medllm.tracking.build.replay_record`."""
     head, _ = read_entries(folder / UNSENT)
     try:
-        count = _replay(head, folder)
+        found = _replay(head, folder)
     except NotDeliveredError as error:
         raise _untold(head, folder, error) from None
     withdraw_degraded(folder)
-    return count
+    return found
 
 
-def _replay(head: Entry, folder: Path) -> int:
+def _replay(head: Entry, folder: Path) -> tuple[int, int]:
     """See `replay_unsent`; raises NotDeliveredError."""
     conf, run_id, since = MlflowConf(head["tracking_uri"]), head["run_id"], head.get("since", 0)
     if not is_there(conf):
@@ -286,7 +291,13 @@ def _replay(head: Entry, folder: Path) -> int:
         with told(conf):
             return Delivery(client_of(conf), run_id, since)
 
-    return replay(folder / UNSENT, LateDelivery(reach))
+    delivery = LateDelivery(reach)
+    count = replay(folder / UNSENT, delivery)
+    if delivery.refused:
+        with (folder / REFUSED).open("ab") as file:
+            file.writelines(map(line_of, delivery.refused))
+    (folder / UNSENT).unlink()
+    return count - len(delivery.refused), len(delivery.refused)
 
 
 def _untold(head: Entry, folder: Path, error: NotDeliveredError) -> TrackingError:

@@ -210,13 +210,13 @@ class Spool:
 
 
 def replay(path: Path, deliver: Deliver) -> int:
-    """Sends what is in a spool's file and removes it; entries that the store has already are left out.
+    """Sends what is in a spool's file, which stays; entries that the store has already are left out.
 
     Returns:
         How many entries there were.
 
     Raises:
-        NotDeliveredError: if the store does not take them; the file is as it was.
+        NotDeliveredError: if the store does not take them.
     """
     with path.open("rb") as file:
         file.readline()
@@ -224,5 +224,4 @@ def replay(path: Path, deliver: Deliver) -> int:
         for entries, _ in calls(file):
             deliver(entries, True)
             count += len(entries)
-    path.unlink()
     return count

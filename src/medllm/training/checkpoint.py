@@ -36,8 +36,10 @@ def step_of(checkpoint: Path) -> int:
 def empty_staging(folder: Path) -> None:
     """Makes the place where the next checkpoint below `folder` is written, without what died there before."""
     place = folder / STAGING
-    with contextlib.suppress(FileNotFoundError):
+    if place.is_dir():
         shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
     place.mkdir(parents=True)
 
 
@@ -115,15 +117,15 @@ def fault(checkpoint: Path) -> str:
         files, digest = dict(manifest["files"].items()), manifest["sha256"]
     except FileNotFoundError:
         return f"is not complete: it has no {MANIFEST}"
-    except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or of another shape
+    except (OSError, RecursionError, ValueError, KeyError, TypeError, AttributeError):  # no JSON, or of another shape
         return f"has a damaged {MANIFEST}"
     if digest != _digest(files):
         return f"has a damaged {MANIFEST}"
+    there = {str(path.relative_to(checkpoint)) for path in checkpoint.rglob("*") if path.is_file()}
     for name, expected in files.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"lacks {name}"
-        with path.open("rb") as file:
+        if name not in there:
+            return f"lacks {name[:100]}"
+        with (checkpoint / name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != expected:
                 return f"has a damaged {name}"
     return ""
@@ -156,6 +158,9 @@ def discard(checkpoint: Path) -> None:
     try:
         doomed.parent.mkdir(exist_ok=True)
         checkpoint.replace(doomed)
-        shutil.rmtree(doomed)
+        if doomed.is_dir():
+            shutil.rmtree(doomed)
+        else:
+            doomed.unlink()
     except OSError as error:
         console.print(f"{checkpoint.name} could not be removed: {error}")
