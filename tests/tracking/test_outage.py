@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from enum import Enum
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from unittest.mock import DEFAULT, Mock
@@ -606,12 +607,61 @@ def test_what_a_replay_cannot_send_is_kept_and_told(tmp_path: Path, capsys: pyte
     """The rest arrives; the script says how many the store will never take, where they are, and does not end well."""
     run_id, run = end_in_outage(tmp_path), tmp_path / "run"
     (tmp_path / "other.txt").touch()
-    lost = [{"kind": "file", "path": str(run / "gone.png"), "folder": ""}]
+    (run / "linked.txt").symlink_to(tmp_path / "other.txt")
+    names = (run / "gone.png", tmp_path / "other.txt", run / ".." / "other.txt", run / "linked.txt")
+    lost = [{"kind": "file", "path": str(name), "folder": ""} for name in names]
     with (run / UNSENT).open("a") as file:
         file.writelines(json.dumps(entry) + "\n" for entry in lost)
-    with pytest.raises(TrackingError, match=rf"will never take 1 entries, which are in {run / REFUSED}"):
+    with pytest.raises(TrackingError, match=rf"will never take 4 entries, which are in {run / REFUSED}"):
         runpy.run_path(str(ROOT / "scripts" / "replay.py"))["main"]([f"run={run}"])
     assert recorded(database(tmp_path).tracking_uri, run_id) == ("FINISHED", everything(20))
     assert [json.loads(line) for line in (run / REFUSED).read_text().splitlines()] == lost
     assert not has_unsent(run)
-    assert "gone.png not recorded: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "gone.png not recorded: " in said and said.count(f"lies outside of {run}") == 3
+    assert [file.path for file in MlflowClient(database(tmp_path).tracking_uri).list_artifacts(run_id)] == []
+
+
+@pytest.fixture
+def stranger() -> Iterator[tuple[str, list[str | None]]]:
+    """The address of a server, and the credentials that it was sent."""
+    seen: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            self.send_error(404)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", seen
+        server.shutdown()
+
+
+def test_a_file_that_names_a_server_gets_no_credentials(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stranger: tuple[str, list[str | None]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of a run or of an artifact, neither by a replay nor by what is added to a record; where its operator names it, it does."""
+    uri, seen = stranger
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "canary")
+    head = {"tracking_uri": uri, "run_id": "0" * 32, "since": 0}
+    entry = {"kind": "tags", "tags": {"a": "b"}}
+    (tmp_path / UNSENT).write_text(f"{json.dumps(head)}\n{json.dumps(entry)}\n")
+    with pytest.raises(TrackingError, match=f"fix: if they are for that server, MLFLOW_TRACKING_URI={uri}"):
+        replay_record(tmp_path)
+    assert find_record(MlflowConf(uri), "0" * 32).id == ""
+    assert "is named by nothing but a file" in capsys.readouterr().err
+    assert not seen
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{uri}/")
+    with pytest.raises(TrackingError, match="cannot be sent to"):
+        replay_record(tmp_path)
+    assert "Bearer canary" in seen

@@ -224,6 +224,8 @@ def test_a_full_disk_is_told_and_survived(tmp_path: Path, capsys: pytest.Capture
         '{"tracking_uri": "u", "run_id": "r"}\n{"kind": "status"}\n',
         '{"tracking_uri": "u", "run_id": "r"}\n{"kind": "tags", "tags": "a"}\n',
         '{"tracking_uri": "u", "run_id": ""}\n{"kind": "end_children"}\n',
+        '{"tracking_uri": "u", "run_id": "r"}\n{"kind": "text", "text": "", "path": "../a"}\n',
+        '{"tracking_uri": "u", "run_id": "r"}\n{"kind": "file", "path": "/a", "folder": "/b"}\n',
         '{"tracking_uri": 5, "run_id": "r"}\n{"kind": "end_children"}\n',
     ],
 )

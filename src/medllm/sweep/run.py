@@ -183,7 +183,7 @@ class Sweep:
             return
         try:
             for folder in left:
-                replay_record(folder)
+                replay_record(folder, getattr(self.plan.points[0].conf.tracking, "tracking_uri", ""))
         except TrackingError as error:
             console.print(str(error))
 

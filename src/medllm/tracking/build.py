@@ -51,7 +51,11 @@ def find_record(conf: TrackingConf, record_id: str) -> Record:
         return Record()
     from medllm.tracking.mlflow_record import find_mlflow_record
 
-    record = find_mlflow_record(conf, record_id)
+    try:
+        record = find_mlflow_record(conf, record_id)
+    except TrackingError as error:
+        say("tracking", f"nothing is recorded: {error}")
+        return Record()
     if record is None:
         say("tracking", f"run {record_id} is not in {conf.tracking_uri}: nothing is recorded there")
     return record or Record()
@@ -71,11 +75,12 @@ def folder_of_record(conf: TrackingConf, record_id: str) -> str:
     return tag_of(conf, record_id, "folder")
 
 
-def replay_record(folder: Path) -> tuple[int, int]:
+def replay_record(folder: Path, named: str = "") -> tuple[int, int]:
     """Sends what a run or a sweep could not, to the store that it was meant for, where it has not got it.
 
     Args:
         folder: Of a run or a sweep that no process works in, and that has something unsent.
+        named: The address that this command's own configuration names, if any does; see `refuse_credentials`.
 
     Returns:
         How many entries the store has now, and how many it will never take, which `refused.jsonl` in the folder keeps.
@@ -85,4 +90,4 @@ def replay_record(folder: Path) -> tuple[int, int]:
     """
     from medllm.tracking.mlflow_record import replay_unsent
 
-    return replay_unsent(folder)
+    return replay_unsent(folder, named)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from medllm.console import console
@@ -26,13 +27,16 @@ class Delivery:
         since: When the process whose entries they are began, if an earlier one may have recorded there, in ms; else 0. A number
             that was recorded before then at the same step is not sent again: a run that goes on from a checkpoint repeats the
             steps after it.
+        folder: The run's own: files of other places are not sent, since entries may come from a file. None for entries of this
+            process.
 
     Attributes:
         refused: What the store will never take.
     """
 
-    def __init__(self, client: Any, run_id: str, since: int = 0):
+    def __init__(self, client: Any, run_id: str, since: int = 0, folder: Path | None = None):
         self._client, self._run_id, self._since = client, run_id, since
+        self._folder = folder
         self.refused: list[Entry] = []
         self._there: dict[str, set[tuple[int, int]]] = {}
         self._before: dict[str, set[tuple[int, float]]] = {}
@@ -72,7 +76,7 @@ class Delivery:
             case "tags":
                 log_tags(client, run_id, entry["tags"])
             case "file":
-                client.log_artifact(run_id, entry["path"], entry["folder"] or None)
+                client.log_artifact(run_id, self._own(entry["path"]), entry["folder"] or None)
             case "text":
                 client.log_text(run_id, entry["text"], entry["path"])
             case "data":
@@ -83,6 +87,12 @@ class Delivery:
                 self._go_on(entry)
             case "status":
                 client.set_terminated(run_id, entry["status"], entry["time"])
+
+    def _own(self, path: str) -> str:
+        """A file of the run's."""
+        if self._folder is not None and not Path(path).resolve().is_relative_to(self._folder.resolve()):
+            raise FileNotFoundError(f"{path} lies outside of {self._folder}")
+        return path
 
     def _send_metrics(self, entries: Sequence[Entry], doubtful: bool) -> None:
         from mlflow.entities import Metric

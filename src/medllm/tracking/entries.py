@@ -85,8 +85,9 @@ def _entry(line: bytes) -> Entry:
         raise ValueError(f"a line is no entry: {line.decode(errors='replace').strip()[:80]}")
     odd = {name for name in KINDS[kind] if name not in entry}
     odd |= {name for name in ("metrics", "tags") if not isinstance(entry.get(name, {}), dict)}
-    if odd:
-        raise ValueError(f"its entry of {kind} has not got what belongs to it: {', '.join(sorted(odd))}")
+    place = Path(entry["folder" if kind == "file" else "path"]) if kind in ("file", "text") and not odd else Path()
+    if odd or place.is_absolute() or ".." in place.parts:
+        raise ValueError(f"its entry of {kind} has not got what belongs to it: {', '.join(sorted(odd)) or place}")
     return entry
 
 

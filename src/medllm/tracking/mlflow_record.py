@@ -22,7 +22,17 @@ from medllm.redaction import redacted
 from medllm.run_folder import REFUSED, UNSENT, has_unsent, withdraw_degraded, write_record_id
 from medllm.tracking.delivery import Delivery
 from medllm.tracking.entries import Entry, describe, line_of, read_entries
-from medllm.tracking.mlflow_store import begin, client_of, first_tags, introduce, is_there, settle, store_errors, told
+from medllm.tracking.mlflow_store import (
+    begin,
+    client_of,
+    first_tags,
+    introduce,
+    is_there,
+    refuse_credentials,
+    settle,
+    store_errors,
+    told,
+)
 from medllm.tracking.names import legal_names, legal_value
 from medllm.tracking.record import Opening, Record
 from medllm.tracking.spool import Deliver, NotDeliveredError, Spool, replay
@@ -144,7 +154,7 @@ def open_mlflow_record(conf: MlflowConf, opening: Opening, folder: Path) -> Iter
     if begun is not None:
         client, run_id, again = begun
         head |= {"run_id": run_id, "since": opened if again else 0}
-        deliver = Delivery(client, run_id, head["since"])
+        deliver = Delivery(client, run_id, head["since"], folder)
     else:
         run_id = opening.run_id
         since = left.get("since", 0) if left else opened
@@ -193,7 +203,7 @@ def _send_left(conf: MlflowConf, folder: Path) -> Entry:
         return {}
     head, _ = read_entries(folder / UNSENT)
     try:
-        _replay(head, folder)
+        _replay(head, folder, conf.tracking_uri)
     except NotDeliveredError as error:
         if head["tracking_uri"] != conf.tracking_uri or error.fix:
             raise _untold(head, folder, error) from None
@@ -218,14 +228,18 @@ def _begin_late(
         write_record_id(folder, run_id)
     if record is not None:
         record.id = run_id
-    return Delivery(client, run_id, since)
+    return Delivery(client, run_id, since, folder)
 
 
 def find_mlflow_record(conf: MlflowConf, run_id: str) -> MlflowRecord | None:
     """The record of a run that has ended; None if the store does not answer or does not have it. Makes no store.
 
     What is added to it is sent at once. After the first time that the store does not answer, the rest is only told.
+
+    Raises:
+        TrackingError: see `refuse_credentials`.
     """
+    refuse_credentials(conf.tracking_uri)
     found = _find(conf, run_id)
     if found is None:
         return None
@@ -263,19 +277,20 @@ def _find(conf: MlflowConf, run_id: str) -> tuple[Any, Any] | None:
     return (client, run) if run.info.lifecycle_stage == "active" else None
 
 
-def replay_unsent(folder: Path) -> tuple[int, int]:
+def replay_unsent(folder: Path, named: str) -> tuple[int, int]:
     """See `medllm.tracking.build.replay_record`."""
     head, _ = read_entries(folder / UNSENT)
     try:
-        found = _replay(head, folder)
+        found = _replay(head, folder, named)
     except NotDeliveredError as error:
         raise _untold(head, folder, error) from None
     withdraw_degraded(folder)
     return found
 
 
-def _replay(head: Entry, folder: Path) -> tuple[int, int]:
+def _replay(head: Entry, folder: Path, named: str) -> tuple[int, int]:
     """See `replay_unsent`; raises NotDeliveredError."""
+    refuse_credentials(head["tracking_uri"], named)
     conf, run_id, since = MlflowConf(head["tracking_uri"]), head["run_id"], head.get("since", 0)
     if not is_there(conf):
         raise NotDeliveredError("no such database", answers=False, fix="put it back")
@@ -289,7 +304,7 @@ def _replay(head: Entry, folder: Path) -> tuple[int, int]:
         if late:
             return _begin_late(*late, folder, since)
         with told(conf):
-            return Delivery(client_of(conf), run_id, since)
+            return Delivery(client_of(conf), run_id, since, folder)
 
     delivery = LateDelivery(reach)
     count = replay(folder / UNSENT, delivery)

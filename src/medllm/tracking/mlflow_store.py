@@ -11,10 +11,12 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 from filelock import FileLock
 
+from medllm.config.compose import load_run_conf
 from medllm.config.tracking import MlflowConf
 from medllm.errors import TrackingError
 from medllm.run_folder import RECORD_KEY, read_record_key, write_whole
@@ -26,6 +28,9 @@ from medllm.tracking.record import Opening
 # A call ends within 8 seconds where a server hangs, and at once where it is gone, instead of MLflow's four minutes and more.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
+
+# What MLflow sends to a server, beside what ~/.mlflow/credentials holds.
+CREDENTIALS = tuple(f"MLFLOW_TRACKING_{name}" for name in ("TOKEN", "USERNAME", "PASSWORD", "AUTH", "AWS_SIGV4"))
 
 # The tag of a run that names the folder it was made for.
 KEY = "record.key"
@@ -68,6 +73,31 @@ def client_of(conf: MlflowConf) -> Any:
     quieten()
     knock(conf)
     return MlflowClient(tracking_uri=conf.tracking_uri, registry_uri=conf.tracking_uri)
+
+
+def refuse_credentials(uri: str, named: str = "") -> None:
+    """Keeps credentials from a server that a file alone names, a run's or an artifact's, which may have come from elsewhere.
+
+    MLflow sends what the environment holds to whichever server it is asked to speak to.
+
+    Args:
+        uri: As the file has it.
+        named: The address that this command's own configuration names.
+
+    Raises:
+        TrackingError: if there are credentials, and neither that, nor the configuration's own, nor MLFLOW_TRACKING_URI is the
+            server's.
+    """
+    held = any(os.environ.get(name) for name in CREDENTIALS) or (Path.home() / ".mlflow" / "credentials").is_file()
+    if not uri.startswith("http") or not held:
+        return
+    own = getattr(load_run_conf([]).tracking, "tracking_uri", "")  # with what `conf/local` has
+    origins = [urlsplit(address)[:2] for address in (uri, named, own, os.environ.get("MLFLOW_TRACKING_URI", ""))]
+    if origins[0] not in origins[1:]:
+        raise TrackingError(
+            f"{uri} is named by nothing but a file, and gets no credentials of MLflow's, which are set\n"
+            f"    fix: if they are for that server, MLFLOW_TRACKING_URI={uri} or tracking.tracking_uri in conf/local/default.yaml"
+        )
 
 
 def knock(conf: MlflowConf) -> None:
