@@ -137,3 +137,26 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield served
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from medllm.errors import Fault
+from medllm.run_folder import lock_folder
+lock = lock_folder(Path(sys.argv[1]), Fault("folder", "in use"))
+print("held", flush=True)
+input()
+"""
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Path]:
+    """A folder that another process works in."""
+    folder = tmp_path / "held"
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield folder
+    process.communicate("\n")

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
+from medllm.artifact import resolved_yaml
 from medllm.cli import guarded, overrides_first, pop_option
-from medllm.config.compose import ROOTS, compose_config
+from medllm.config.compose import ROOTS, compose_config, load_run_conf
 from medllm.config.validate import COMMANDS
 from medllm.errors import ConfigError
+from medllm.run_folder import CONFIG, write_whole
 
 ROOT = Path(__file__).parents[1]
 
@@ -237,3 +239,30 @@ def test_who_reads_has_read_enough(line: str) -> None:
     done = subprocess.run([sys.executable, str(ROOT / script), *arguments], stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_refused_line_changes_nothing_in_a_folder(
+    train: Callable[..., Any], tiny_overrides: list[str], held: Path, tmp_path: Path
+) -> None:
+    """Where another process works, and where another run was begun: also what Hydra keeps there, and before torch is there."""
+    line = [*(o for o in tiny_overrides if not o.startswith(("hydra.", "tracking."))), "tracking=none"]
+    (held / ".hydra").mkdir()
+    (held / ".hydra" / "overrides.yaml").write_text("[]")
+    link = tmp_path / "link"
+    link.symlink_to(held)
+    for arguments in ([f"hydra.run.dir={held}/../held"], [f"hydra.run.dir={link}"]):
+        done = train(*line, *arguments, PYTHONPROFILEIMPORTTIME="1")
+        assert done.returncode == 2 and "is in use by another process" in done.stderr, done.stderr[-2000:]
+        assert not [one for one in done.stderr.splitlines() if one.endswith("| torch")]
+    done = train(*line, "lora.r=2,4", "-m", f"hydra.sweep.dir={held}")
+    assert done.returncode == 2 and "is being run by another process" in done.stderr
+    other = tmp_path / "run"
+    (other / ".hydra").mkdir(parents=True)
+    (other / ".hydra" / "overrides.yaml").write_text("[]")
+    write_whole(other / CONFIG, resolved_yaml(load_run_conf([*line, "lora.r=4"])))
+    done = train(*line, f"hydra.run.dir={other}")
+    assert done.returncode == 2 and "lora.r=16: was 4 when the run in" in done.stderr, done.stderr[-2000:]
+    assert "Error executing job" not in done.stderr  # which are words of Hydra's
+    for folder in (held, other):
+        assert [path.name for path in (folder / ".hydra").iterdir()] == ["overrides.yaml"]
+        assert (folder / ".hydra" / "overrides.yaml").read_text() == "[]"

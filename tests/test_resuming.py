@@ -4,9 +4,6 @@ import contextlib
 import json
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -229,29 +226,6 @@ def test_another_run_does_not_go_on(line: list[str], tmp_path: Path, monkeypatch
     with pytest.raises(ConfigError, match=r"hydra\.run\.dir=.*: holds checkpoints, and no config\.yaml says of what"):
         typed(line, folder)
     assert files(folder) == before
-
-
-HOLD = """
-import sys
-from pathlib import Path
-from medllm.errors import Fault
-from medllm.run_folder import lock_folder
-lock = lock_folder(Path(sys.argv[1]), Fault("folder", "in use"))
-print("held", flush=True)
-input()
-"""
-
-
-@pytest.fixture
-def held(tmp_path: Path) -> Iterator[Path]:
-    """A folder that another process works in."""
-    folder = tmp_path / "held"
-    command = [sys.executable, "-c", HOLD, str(folder)]
-    process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    yield folder
-    process.communicate("\n")
 
 
 def test_a_folder_takes_one_process(line: list[str], tmp_path: Path, held: Path) -> None:

@@ -149,20 +149,49 @@ def _launch(main: Callable[[], Any]) -> None:
         fix = "python train.py ... -m, with hydra/launcher=joblib for several points at once"
         raise ConfigError(Fault("-m", f"a sweep in {ranks.world_size()} processes that train together", fix=fix))
     plan = make_plan(composed, multirun=arguments.multirun)
-    from medllm.experiment import check  # imports torch: only after every key, type and range is right
+    with contextlib.ExitStack() as held:
+        _hold(plan, held, only_if_there=True)
+        from medllm.experiment import check  # imports torch: only after every key, type and range is right
 
-    plan = _as_possible(plan)
-    check(plan.points)
-    if any(point.conf.hub.push_to_hub for point in plan.points):
-        _check_upload(plan)
-    if arguments.multirun:
-        _run_sweep(main, plan, arguments.overrides)
-    elif ranks.is_main():
-        _explained(main, arguments.overrides)
+        plan = _as_possible(plan)
+        if plan.run_dir is not None and ranks.is_main():
+            _refuse_held(plan.points[0].conf, plan.run_dir)
+        check(plan.points)
+        if any(point.conf.hub.push_to_hub for point in plan.points):
+            _check_upload(plan)
+        if arguments.multirun:
+            _run_sweep(main, plan, arguments.overrides)
+        else:
+            _hold(plan, held)  # before Hydra writes to it
+            _run(main, plan, arguments.overrides)
+
+
+def _hold(plan: Plan, held: contextlib.ExitStack, *, only_if_there: bool = False) -> None:
+    """Takes the folder of a run, or of a sweep that is not only planned, for this process alone."""
+    from medllm.run_folder import lock_run, lock_sweep
+
+    folder = plan.run_dir or plan.sweep_dir
+    if plan.sweep.dry_run or folder == Path() or not ranks.is_main() or (only_if_there and not folder.is_dir()):
+        return
+    lock = lock_run(folder) if plan.run_dir else lock_sweep(folder, str(plan.sweep.name))
+    held.callback(lock.release)
+
+
+def _run(main: Callable[[], Any], plan: Plan, overrides: list[str]) -> None:
+    """One run, in the folder of the plan; of a rank that is not the main one, in one for what nobody reads."""
+    if ranks.is_main():
+        if plan.run_dir is not None:  # the time may be in its name
+            sys.argv[1:] = overrides_first([*sys.argv[1:], f"hydra.run.dir='{_quoted(plan.run_dir)}'"])
+        _explained(main, overrides)
     else:
         with tempfile.TemporaryDirectory(prefix="medllm.") as folder:  # for what a run writes without asking its rank
             sys.argv[1:] = overrides_first([*sys.argv[1:], f"hydra.run.dir='{folder}'"])
-            _explained(main, arguments.overrides)
+            _explained(main, overrides)
+
+
+def _quoted(path: Path) -> str:
+    """Between single quotes, in an override."""
+    return str(path).replace("\\", "\\\\").replace("'", "\\'")
 
 
 def _as_possible(plan: Plan) -> Plan:
@@ -194,8 +223,7 @@ def _searchpath(arguments: argparse.Namespace) -> list[str]:
     if any(override.lstrip("+~").startswith("hydra.searchpath") for override in arguments.overrides):
         fix = "name every folder in hydra.searchpath"
         raise ConfigError(Fault("--config-dir", "and hydra.searchpath name folders", arguments.config_dir, fix=fix))
-    folder = str(Path(arguments.config_dir).absolute()).replace("\\", "\\\\").replace("'", "\\'")
-    return [f"hydra.searchpath=['file://{folder}']"]
+    return [f"hydra.searchpath=['file://{_quoted(Path(arguments.config_dir).absolute())}']"]
 
 
 def _check_upload(plan: Plan) -> None:
@@ -252,7 +280,7 @@ def _run_sweep(main: Callable[[], Any], plan: Plan, overrides: list[str]) -> Non
         raise ConfigError(faults)
     if plan.sweep.dry_run:
         return
-    sys.argv[1:1] = [f"hydra.sweep.dir='{plan.sweep_dir}'"]
+    sys.argv[1:1] = [f"hydra.sweep.dir='{_quoted(plan.sweep_dir)}'"]
     with sweep.open(plan.points[0].conf):
         _explained(main, overrides)
 
@@ -281,7 +309,8 @@ def run_point(config: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode is RunMode.MULTIRUN
-    from medllm.run_folder import STOP, lock_folder, read_result, write_result
+    from medllm.models.preflight import degraded
+    from medllm.run_folder import RESULT, STOP, lock_run, read_result, write_result
 
     if sweeping:
         stop.file = folder.parent / STOP
@@ -295,27 +324,25 @@ def run_point(config: DictConfig) -> float:
             write_result(folder, "NOT STARTED", reason="the sweep was stopped")
             raise PointFailedError("the sweep was stopped before this point")
         return _train_to_the_end(config, folder, sweeping=True)
-    fix = "wait for it, or choose another folder"
-    lock = lock_folder(folder, Fault("hydra.run.dir", "is in use by another process", str(folder), fix=fix))
+    lock = lock_run(folder)
     try:
-        _refuse_held(config, folder)
+        conf, _ = degraded(to_run_conf(config))
+        _refuse_held(conf, folder)
+        (folder / RESULT).unlink(missing_ok=True)  # gives way to this one's
         return _train_to_the_end(config, folder, sweeping=False)
     finally:
         lock.release()
 
 
-def _refuse_held(config: DictConfig, folder: Path) -> None:
+def _refuse_held(conf: RunConf, folder: Path) -> None:
     """A folder takes one run, which goes on there if it was ended before its time."""
-    from medllm.models.preflight import degraded
-    from medllm.run_folder import RESULT, read_result, require_readable
+    from medllm.run_folder import read_result, require_readable
     from medllm.sameness import refuse_other_run
 
     if read_result(folder).get("status") == "FINISHED":
         raise ConfigError(Fault("hydra.run.dir", "holds a run already", str(folder), fix="choose another folder"))
     require_readable(folder)
-    conf, _ = degraded(to_run_conf(config))
-    refuse_other_run(conf, folder)  # before the result of the one that is there gives way to this one's
-    (folder / RESULT).unlink(missing_ok=True)
+    refuse_other_run(conf, folder)
 
 
 def _train_to_the_end(config: DictConfig, folder: Path, *, sweeping: bool) -> float:

@@ -166,15 +166,27 @@ class SweepFile:
         return file
 
 
+def lock_run(folder: Path) -> FileLock:
+    """See `lock_folder`."""
+    fix = "wait for it, or choose another folder"
+    return lock_folder(folder, Fault("hydra.run.dir", "is in use by another process", str(folder), fix=fix))
+
+
+def lock_sweep(folder: Path, name: str) -> FileLock:
+    """See `lock_folder`."""
+    fix = "wait for it, or choose another sweep.name"
+    return lock_folder(folder, Fault("sweep.name", "is being run by another process", name, fix=fix))
+
+
 def lock_folder(folder: Path, fault: Fault) -> FileLock:
-    """Keeps other processes out of a run's or a sweep's folder, until it is released or this process ends.
+    """Keeps other processes out of a run's or a sweep's folder, until it is released, as often as it was taken, or this one ends.
 
     What a killed one left half written there goes.
 
     Raises:
         ConfigError: with the fault, at once, if another process is in it; or if it cannot be written to.
     """
-    lock = FileLock(folder / ".lock", blocking=False)
+    lock = FileLock(folder.resolve() / ".lock", blocking=False, is_singleton=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()

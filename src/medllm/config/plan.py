@@ -57,6 +57,7 @@ class Plan:
         base_key: Identifies what all points share, whatever the values of the axes; seeds left out.
         space: What a search draws its points from; None for any other sweep.
         processes: How many at most run points at once on this machine, where the launcher says so.
+        run_dir: The folder of a run; None for a sweep, and where only Hydra can tell.
         elsewhere: Whether the launcher may run points on other machines, of which nothing is known here.
     """
 
@@ -67,6 +68,7 @@ class Plan:
     base_key: str = ""
     space: Space | None = None
     processes: int = 1
+    run_dir: Path | None = None
     elsewhere: bool = False
 
 
@@ -80,8 +82,7 @@ def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None =
         _refuse_sweep_values(overrides)
         config = compose_config(overrides, config_dir)
         point = Point((), to_run_conf(config))
-        _refuse_folder(config, "hydra.run.dir")
-        return Plan((point,))
+        return Plan((point,), run_dir=_folder(config, "hydra.run.dir"))
     # What selects a group may itself carry a grid (`sweep=...`), so the grid is read from the composed hydra node. As in
     # Hydra's sweeper, the command line comes after it and wins.
     parsed = _parse(overrides)
@@ -117,18 +118,20 @@ def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None =
     base_key = _base_key(config, axes if space is None else [f"{axis.key}: {axis}" for axis in space.axes])
     if sweep.name is None:
         config.sweep.name = sweep.name = f"{slug(str(config.name))}-{base_key[:6]}"
-    _refuse_folder(config, "hydra.sweep.dir")
+    _folder(config, "hydra.sweep.dir")
     processes = min(_processes(config), len(points) if space is None else space.n_jobs)
     elsewhere = str(config.hydra.launcher._target_).endswith((".SlurmLauncher", ".RayLauncher"))
-    return Plan(tuple(points), sweep, Path(config.hydra.sweep.dir), tuple(axes), base_key, space, processes, elsewhere)
+    return Plan(
+        tuple(points), sweep, Path(config.hydra.sweep.dir), tuple(axes), base_key, space, processes, elsewhere=elsewhere
+    )
 
 
-def _refuse_folder(config: DictConfig, key: str) -> None:
-    """Refuses a folder that cannot be made or written to, before anything is loaded; one that Hydra names as it runs it makes."""
+def _folder(config: DictConfig, key: str) -> Path | None:
+    """A folder that can be made and written to, before anything is loaded; None where Hydra names it as it runs."""
     try:
         text = str(OmegaConf.select(config, key))
     except OmegaConfBaseException:  # such as ${hydra.job.id}
-        return
+        return None
     if not text:
         raise ConfigError(Fault(key, "needs a value", allowed="a folder, there or not"))
     path = Path(text).absolute()
@@ -141,7 +144,7 @@ def _refuse_folder(config: DictConfig, key: str) -> None:
     elif any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
         problem = f"has a name of more than {LONGEST_NAME} bytes in it"
     else:
-        return
+        return path
     raise ConfigError(Fault(key, problem, str(path), fix="name another folder"))
 
 

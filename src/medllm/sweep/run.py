@@ -15,7 +15,7 @@ from medllm.config.trainer import LOSS
 from medllm.console import console, say
 from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError, TrackingError
 from medllm.redaction import redacted
-from medllm.run_folder import RESULT, STOP, SWEEP, SweepFile, SweepPoint, has_unsent, lock_folder, read_result
+from medllm.run_folder import RESULT, STOP, SWEEP, SweepFile, SweepPoint, has_unsent, lock_sweep, read_result
 from medllm.stopping import OWNER, stop
 from medllm.storage import GO_ON, explained_storage, remove_partial
 from medllm.summary import print_points
@@ -120,8 +120,7 @@ class Sweep:
             ConfigError: if another process runs this sweep already.
             PointFailedError: if a point failed or is missing.
         """
-        fix = "wait for it, or choose another sweep.name"
-        lock = lock_folder(self.folder, Fault("sweep.name", "is being run by another process", self.file.name, fix=fix))
+        lock = lock_sweep(self.folder, self.file.name)
         for point in self.file.points:
             remove_partial(self.folder / point.folder)
         stop.file = self.folder / STOP
