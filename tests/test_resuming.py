@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -16,16 +17,19 @@ from mlflow import MlflowClient
 from omegaconf import open_dict
 
 from medllm import summary
-from medllm.artifact import sha256
+from medllm.artifact import resolved_yaml, sha256
 from medllm.cli import run_point
-from medllm.config.compose import compose_config
+from medllm.config.compose import compose_config, load_run_conf
 from medllm.config.plan import make_plan
 from medllm.errors import ConfigError
-from medllm.run_folder import UNSENT, read_result
+from medllm.models.base import build_base_model, build_tokenizer
+from medllm.run_folder import UNSENT, read_result, write_whole
+from medllm.sameness import refuse_other_run
 from medllm.stopping import stop
 from medllm.sweep.run import Sweep
 from medllm.tracking import mlflow_record
 from medllm.tracking.mlflow_record import MlflowRecord
+from medllm.training.checkpoint import checkpoints
 from medllm.training.trainer import MedTrainer
 
 SAVING = ["trainer.max_steps=6", "trainer.save_strategy=steps", "trainer.save_steps=2", "trainer.eval_strategy=no"]
@@ -204,6 +208,8 @@ def test_another_run_does_not_go_on(line: list[str], tmp_path: Path, monkeypatch
     data.write_text(data.read_text().replace("headache", "toothache"))
     with pytest.raises(ConfigError, match=r"data=.*: was .* when the run in"):
         typed(line, folder)
+    with pytest.raises(ConfigError, match=r"data=\w{12}, \d+ kept: was \w{12}, \d+ kept when the run in"):
+        typed(line, folder)
     assert (folder / "checkpoints" / "checkpoint-4" / "manifest.json").is_file()
     damaged = folder / "checkpoints" / "checkpoint-2"
     (damaged / "optimizer.pt").write_bytes(b"damaged")
@@ -243,3 +249,64 @@ def test_a_folder_takes_one_process(line: list[str], tmp_path: Path, held: Path)
         pytest.fail("is not reached")
     assert files(held) == {}
     assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("where", ["the same folder", "another folder"])
+def test_another_base_behind_the_same_name_does_not_go_on(
+    line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """One layer of a local base was merged with something since; a copy of the same base elsewhere in time is the same."""
+    base, folder = tmp_path / "base", tmp_path / "run"
+    conf = load_run_conf(["model=tiny_random", "quantization=none"])
+    tokenizer = build_tokenizer(conf.model)
+    model = build_base_model(conf.model, conf.quantization, tokenizer)
+    model.save_pretrained(base)
+    tokenizer.tokenizer.save_pretrained(base)
+    own = ["model=pretrained", f"model.pretrained_model_name_or_path={base}", "model.dtype=float32", "tracking=none"]
+    line = [*(o for o in line if not o.startswith(("model", "tracking"))), *own, "quantization=none"]
+    ended(line, folder, Killed(), monkeypatch)
+    for path in base.iterdir():
+        os.utime(path, (1, 1))
+    kept = folder / "checkpoints"
+    if where == "another folder":
+        line, folder = [*line, f"trainer.resume_from_checkpoint={kept}/checkpoint-4"], tmp_path / "other"
+    with torch.no_grad():
+        model.get_submodule("model.layers.1.mlp.up_proj").weight.mul_(1.01)
+    model.save_pretrained(tmp_path / "merged")
+    whole = (base / "model.safetensors").read_bytes()
+    (base / "model.safetensors").write_bytes((tmp_path / "merged" / "model.safetensors").read_bytes())
+    with pytest.raises(ConfigError, match=r"model=\w{12}: had other weights \(\w{12}\) when the run in"):
+        typed(line, folder)
+    assert [path.name for path in checkpoints(kept)] == ["checkpoint-2", "checkpoint-4"]
+    (base / "model.safetensors").write_bytes(whole)
+    typed(line, folder)
+    assert read_result(folder)["status"] == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ("trainer.per_device_train_batch_size=4", "trainer.per_device_train_batch_size"),
+        ("trainer.gradient_accumulation_steps=3", "trainer.gradient_accumulation_steps"),
+        ("trainer.learning_rate=3e-5", "trainer.learning_rate"),
+        ("model.hidden_size=32", "model.hidden_size"),
+        ("data.max_length=64", "data.max_length"),
+        ("trainer.optim=sgd", "trainer.optim"),
+    ],
+)
+def test_each_thing_that_matters_is_compared(line: list[str], tmp_path: Path, change: str, key: str) -> None:
+    """Batch, rate, base, data: refused with both values; also name and revision of a base on the hub."""
+    write_whole(tmp_path / "config.yaml", resolved_yaml(load_run_conf(line)))
+    with pytest.raises(ConfigError) as refused:
+        refuse_other_run(load_run_conf([*line, change]), tmp_path)
+    assert [fault.key for fault in refused.value.faults] == [key]
+    assert "was " in refused.value.faults[0].problem
+    hub = [
+        *(o for o in line if not o.startswith(("model", "quantization"))),
+        "model=llama3_8b_instruct",
+        "quantization=none",
+    ]
+    write_whole(tmp_path / "config.yaml", resolved_yaml(load_run_conf(hub)))
+    for other in ("model.revision=abc", "model.pretrained_model_name_or_path=a/b"):
+        with pytest.raises(ConfigError, match=other.partition("=")[0]):
+            refuse_other_run(load_run_conf([*hub, other]), tmp_path)

@@ -30,11 +30,11 @@ from medllm.inference.generate import Answer
 from medllm.inference.samples import Samples
 from medllm.learning import FINISHING, Learning, uninterrupted
 from medllm.models.adapter import attach_adapter, changes_base, count_parameters, save_initial, save_model
-from medllm.models.base import is_at_hand, pick_device
+from medllm.models.base import base_identity, is_at_hand, pick_device
 from medllm.models.preflight import preflight_faults
 from medllm.result import Result, final_metrics, require_objective
-from medllm.run_folder import CONFIG, one_failure, read_record_id, write_record_id, write_whole
-from medllm.sameness import refuse_other_data, refuse_other_run, refuse_other_shape
+from medllm.run_folder import CONFIG, one_failure, read_record_id, write_base, write_record_id, write_whole
+from medllm.sameness import refuse_other_base, refuse_other_data, refuse_other_run, refuse_other_shape
 from medllm.stopping import stop
 from medllm.storage import GO_ON, explained_storage, whole_folder
 from medllm.tracking.build import open_record
@@ -195,7 +195,11 @@ def _run(
     """The table of contents of a run."""
     ground = lay_ground(conf, device, refuse=not is_point)
     decided, datasets, tokenizer, renderer = ground.conf, ground.datasets, ground.tokenizer, ground.renderer
-    refuse_other_data(datasets.fingerprint, folder)
+    refuse_other_data(datasets.fingerprint, datasets.counts, folder)
+    identity = base_identity(conf.model)
+    for place in (folder, *([Path(checkpoint).absolute().parents[1]] if checkpoint else [])):
+        refuse_other_base(identity, place)
+    write_base(folder, identity)
     record_data(datasets, conf, renderer, folder, record)
     suites = _suites(conf, ground.inference_renderer, datasets, record)
 

@@ -82,6 +82,8 @@ def parse_data_report(data: bytes) -> dict[str, Any]:
     """Numbers of what was trained on, which its fingerprint names."""
     values = parse_object(data)
     expect(str, values["fingerprint"])
+    for count in expect(dict, values.get("fates", {})).values():
+        expect(int, count)
     return values
 
 

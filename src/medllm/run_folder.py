@@ -3,6 +3,7 @@
     <run>/config.yaml                 the resolved configuration
     <run>/result.json                 status, objective, metrics, reason
     <run>/data_report.json            what was trained on, in numbers
+    <run>/base_identity               a hash of the base model's weights, where they are not made by the configuration
     <run>/history.json                learning curves, tokens and seconds over steps
     <run>/record_id                   its run in the tracking store
     <run>/record_key                  names the folder there, from before that run is made
@@ -46,6 +47,7 @@ from medllm.redaction import redacted
 from medllm.storage import remove_partial
 
 CONFIG, DATA = "config.yaml", "data_report.json"
+BASE = "base_identity"
 RESULT, HISTORY, LOSSES = "result.json", "history.json", "eval_losses.safetensors"
 RECORD, RECORD_KEY, UNSENT, REFUSED = "record_id", "record_key", "unsent.jsonl", "refused.jsonl"
 SWEEP, STOP, STUDY = "sweep.json", "stop", "study.db"
@@ -54,6 +56,7 @@ SWEEP, STOP, STUDY = "sweep.json", "stop", "study.db"
 FIXES = {
     CONFIG: "copy artifact/config.yaml to its place, or move the run's folder away",
     DATA: "move that file away: the run then goes on without comparing its data with it",
+    BASE: "move that file away: the run then goes on without comparing its base model with it",
     RESULT: "move that file away: the run then counts as one that was ended before its time",
     HISTORY: "move that file away: the run is then shown without its curves",
     LOSSES: "move that file away: the run then takes no part in what is counted by conversation",
@@ -330,6 +333,17 @@ def read_record_id(folder: Path) -> str:
     return _read_id(folder / RECORD)
 
 
+def write_base(folder: Path, identity: str) -> None:
+    """Which weights the run began with; nothing where the identity is empty."""
+    if identity:
+        write_whole(folder / BASE, identity)
+
+
+def read_base(folder: Path) -> str:
+    """Which weights the run in the folder began with; empty if that is not known."""
+    return _read_id(folder / BASE)
+
+
 def read_record_key(folder: Path) -> str:
     """What names the folder in the tracking store; empty if nothing does yet."""
     return _read_id(folder / RECORD_KEY)
@@ -345,5 +359,5 @@ def require_readable(folder: Path) -> None:
     Raises:
         FolderError: before anything is changed.
     """
-    for read in (read_result, read_data_report, read_record_id, read_record_key):
+    for read in (read_result, read_data_report, read_base, read_record_id, read_record_key):
         read(folder)

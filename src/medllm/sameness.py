@@ -1,6 +1,7 @@
 """When two runs train the same: what a sweep's points are told apart by, and what a run that goes on must not have changed."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from medllm.config.plan import WITHOUT_EFFECT
 from medllm.config.run import RunConf
 from medllm.config.trainer import Scheduler, Strategy
 from medllm.errors import ConfigError, Fault
-from medllm.run_folder import CONFIG, read_data_report
+from medllm.run_folder import CONFIG, read_base, read_data_report
 from medllm.tracking.record import flatten
 
 FIX = "hydra.run.dir=<another folder>, or the old value to go on"
@@ -103,15 +104,38 @@ def _differences(path: Path, conf: RunConf, when: str, fix: str) -> list[Fault]:
     ]
 
 
-def refuse_other_data(fingerprint: str, folder: Path) -> None:
+def refuse_other_data(fingerprint: str, fates: Mapping[str, int], folder: Path) -> None:
     """The conversations are those that the run in the folder began with, wherever they come from.
 
+    Args:
+        fingerprint: Of what is trained on and measured by now.
+        fates: How many conversations were kept, truncated and so on.
+        folder: Of the run.
+
     Raises:
-        ConfigError: with both fingerprints.
+        ConfigError: with both fingerprints, and what became of how many conversations.
     """
-    old = read_data_report(folder).get("fingerprint", fingerprint)
+    report = read_data_report(folder)
+    old = report.get("fingerprint", fingerprint)
     if old != fingerprint:
-        raise ConfigError(Fault("data", f"was {old[:12]} when the run in {folder} began", fingerprint[:12], fix=FIX))
+        then, now = (
+            ", ".join([digest[:12], *(f"{count} {fate}" for fate, count in counts.items() if count)])
+            for digest, counts in ((old, report.get("fates", {})), (fingerprint, fates))
+        )
+        raise ConfigError(Fault("data", f"was {then} when the run in {folder} began", now, fix=FIX))
+
+
+def refuse_other_base(identity: str, folder: Path) -> None:
+    """The base model's weights are those that the run in the folder began with, whatever its name stands for now.
+
+    Raises:
+        ConfigError: with the beginnings of both identities.
+    """
+    old = read_base(folder) or identity
+    if old != identity:
+        problem = f"had other weights ({old[:12]}) when the run in {folder} began"
+        fix = "put them back (model.revision names a commit of the hub), or hydra.run.dir=<another folder>"
+        raise ConfigError(Fault("model", problem, identity[:12], fix=fix))
 
 
 def _shown(leaves: dict[str, Any], key: str) -> str:

@@ -164,6 +164,8 @@ def test_what_lies_in_the_place_of_another_thing_is_passed_over(
     if "file" in what:
         shutil.rmtree(newest)
         newest.touch()
+    elif "stranger" in what:
+        (newest / "pytorch_model.bin").touch()
     elif "folder" in what:
         (newest / MANIFEST).unlink()
         (newest / MANIFEST).mkdir()

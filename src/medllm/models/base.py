@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from medllm import ranks
+from medllm.cache import key_of
 from medllm.config.model import ChatFormat, ModelConf, PretrainedModelConf, Source, TinyRandomModelConf, WheelModelConf
 from medllm.config.quantization import QuantizationConf
 from medllm.config.trust import VARIABLE, trust_faults
 from medllm.conversation import CHATML_TEMPLATE, CHATML_TOKENS
 from medllm.errors import ConfigError, ModelError
 from medllm.models.quantization import build_quantization_config, keep_training_layout
-from medllm.models.quantized import folder_identity, kept_quantized, quantized_key
+from medllm.models.quantized import folder_identity, folder_sample, kept_quantized, quantized_key
 from medllm.models.random import build_random
 from medllm.models.tiny import build_tiny_tokenizer
 from medllm.models.wheel import prepare, prepared_folder
@@ -239,6 +240,17 @@ def _load_pretrained(
     model = kept_quantized(key, conf.pretrained_model_name_or_path, quantization, quantize, lambda at: load(str(at)))
     model.name_or_path = model.config._name_or_path = name  # wherever it was loaded from
     return model
+
+
+def base_identity(conf: ModelConf) -> str:
+    """A hash that tells a base from what its name stood for before: of a folder's content, or of a commit of the hub.
+
+    Empty where the configuration says it all.
+    """
+    if not isinstance(conf, PretrainedModelConf):
+        return ""
+    name = resolve(conf)
+    return key_of(folder_sample(Path(name)) if Path(name).is_dir() else _identity(conf, name))
 
 
 def _identity(conf: PretrainedModelConf, name: str) -> Any:

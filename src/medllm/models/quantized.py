@@ -20,12 +20,15 @@ from medllm.cache import OF_WEIGHTS, cache_dir, cached, code_version, key_of
 from medllm.config.model import ModelConf
 from medllm.config.quantization import FourBitConf, QuantizationConf
 from medllm.console import say
+from medllm.errors import StorageError
 from medllm.models.quantization import build_quantization_config
 
 KIND = "quantized"
 SHARD = "1GB"  # a shard is copied to the host in one piece when it is written
 SPARE_BYTES = 1 << 30  # what is left to others on the disk
 GIB = 1 << 30
+# Of a file of weights, 8 MiB in all; and all of one that is no larger.
+PIECES, PIECE = 128, 1 << 16
 
 
 class _NotKeptError(Exception):
@@ -43,6 +46,22 @@ def folder_identity(folder: Path) -> list[tuple[str, int, str]]:
         is_text = path.suffix == ".json"
         content = hashlib.sha256(path.read_bytes()).hexdigest() if is_text else str(stat.st_mtime_ns)
         found.append((path.name, stat.st_size, content))
+    return found
+
+
+def folder_sample(folder: Path) -> list[tuple[str, int, str]]:
+    """What tells a base in a local folder from another one, wherever it was copied: of each file name, size and pieces.
+
+    Pieces lie all over the weights, since a merge changes every layer and leaves embeddings as they are.
+    """
+    found = []
+    for path in sorted(file for file in folder.iterdir() if file.suffix in (".json", ".safetensors")):
+        size, digest = path.stat().st_size, hashlib.sha256()
+        with path.open("rb") as file:
+            for number in range(PIECES):
+                file.seek(number * max(size - PIECE, 0) // (PIECES - 1))
+                digest.update(file.read(PIECE))
+        found.append((path.name, size, digest.hexdigest()))
     return found
 
 
@@ -83,7 +102,7 @@ def kept_quantized(
     try:
         with ranks.main_first():
             folder = cached(KIND, key, build, {"model": name, "as": _shown(quantization)}, OF_WEIGHTS)
-    except (_NotKeptError, OSError) as reason:
+    except (_NotKeptError, OSError, StorageError) as reason:
         if not made:
             raise
         say("cache", f"{name} will be quantized again at the next start: {reason}")

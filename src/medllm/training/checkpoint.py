@@ -128,7 +128,9 @@ def fault(checkpoint: Path) -> str:
         with (checkpoint / name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != expected:
                 return f"has a damaged {name}"
-    return ""
+    # What others would read with it; a file system's and a desktop's own files begin with a dot.
+    strange = sorted(name for name in there - files.keys() - {MANIFEST} if not Path(name).name.startswith("."))
+    return f"holds {strange[0]}, which its {MANIFEST} does not know" if strange else ""
 
 
 def newest_valid(folder: Path) -> Path | None:
