@@ -15,8 +15,10 @@ from medllm.evaluation.run import evaluate
 from medllm.experiment import run_training
 from medllm.inference import samples
 from medllm.inference.generate import Answer
+from medllm.training.trainer import MedTrainer
 
-PATIENT, DOCTOR, MODEL = "quixotic-zebra-patient", "quixotic-zebra-doctor", "quixotic-zebra-model"
+# In pieces: what is not committed goes into the record as it stands.
+PATIENT, DOCTOR, MODEL = (f"quixotic-zebra-{name}" for name in ("patient", "doctor", "model"))
 CANARIES = (PATIENT, DOCTOR, MODEL)
 
 
@@ -105,3 +107,31 @@ def test_no_refusal_quotes_a_row(name: str, content: str, tmp_path: Path, capfd:
     with pytest.raises(DataError) as caught:
         prepare(conf.data)
     assert not [canary for canary in CANARIES if canary in str(caught.value) + "".join(capfd.readouterr())]
+
+
+@pytest.mark.parametrize("log_texts", [False, True])
+def test_words_of_a_failure_may_be_a_patients(
+    log_texts: bool, spoken: Path, tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that nobody foresaw quotes one, and its cause another: the record has type and place, on request the words."""
+
+    def failing(trainer: MedTrainer, *rest: object) -> None:
+        said = trainer.datasets.train.conversations[0].messages[0].content
+        try:
+            raise ValueError(said)
+        except ValueError as error:
+            raise KeyError(said) from error
+
+    monkeypatch.setattr(MedTrainer, "training_step", failing)
+    own = [item for item in tiny_overrides if not item.startswith(("hydra.", "data.path"))]
+    stored = f"tracking.log_texts={str(log_texts).lower()}"
+    with pytest.raises(KeyError, match=PATIENT):
+        run_training(load_run_conf([*own, f"data.path={spoken}", "trainer.eval_strategy=no", stored]), tmp_path / "run")
+    found = said(
+        path for path in tmp_path.rglob("*") if "run" not in path.relative_to(tmp_path).parts and path != spoken
+    )
+    assert bool(found) == log_texts, found
+    (trace,) = (tmp_path / "mlruns").rglob("traceback.txt")
+    assert (
+        "KeyError" in trace.read_text() and "ValueError" in trace.read_text() and "test_texts.py" in trace.read_text()
+    )

@@ -33,7 +33,7 @@ from medllm.config.tracking import MlflowConf
 from medllm.config.trainer import LOSS
 from medllm.config.validate import explain, to_run_conf
 from medllm.console import console, say
-from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError, PointPrunedError, RankError
+from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError, PointPrunedError, RankError, in_brief
 from medllm.gpus import claim_gpu, refuse_sharing
 from medllm.help import help_text
 from medllm.libraries import prepare_libraries
@@ -369,7 +369,7 @@ def _train_to_the_end(config: DictConfig, folder: Path, *, sweeping: bool) -> fl
         return error.loss
     except Exception as error:
         known = isinstance(error, MedLLMError)
-        reason = redacted(str(error) if known else f"{type(error).__name__}: {error}")
+        reason = redacted(in_brief(error))
         frames = redacted(traceback.format_exc())
         with contextlib.suppress(OSError):  # on a full disk the reason is still told
             write_result(folder, "FAILED", reason=reason)

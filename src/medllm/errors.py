@@ -14,6 +14,7 @@
     ├── ReviewError        an expert review cannot go on: its files are damaged, or its sides are known
     ├── ChatError          a message does not fit, or a saved chat cannot be read or written
     ├── TrackingError      the run record cannot be written
+    ├── ExitedError        something exited in the middle of a run, though nobody asked it to stop
     ├── RankError          another process of the run failed, and this one with it
     ├── JudgeError         the model that judges answers cannot be reached, or refuses
     ├── HubError           an upload to the hub failed; the artifact on disk is complete
@@ -23,8 +24,10 @@
 Any other exception is a defect of medllm or of a library, and keeps its traceback.
 """
 
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,10 @@ class TrackingError(MedLLMError):
     """The run record cannot be opened or written."""
 
 
+class ExitedError(MedLLMError):
+    """Something exited in the middle of a run, which is no interruption."""
+
+
 class RankError(MedLLMError):
     """Another process of this run failed; its reason has been told already."""
 
@@ -155,3 +162,23 @@ class PointPrunedError(MedLLMError):
 
 class PointFailedError(MedLLMError):
     """One point of a sweep failed; it carries a reason only, so that no frame keeps the point's model alive."""
+
+
+def in_brief(error: BaseException) -> str:
+    """A failure as results, tables and records tell it.
+
+    Words of ours name files, rows and keys. Those of any other error may quote what a patient said: of such a one its type and
+    the place are told, and the words stay in `traceback.txt` of the run's folder.
+    """
+    if isinstance(error, MedLLMError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
+
+
+def frames_in_brief(error: BaseException) -> str:
+    """A traceback with `in_brief` for its words, causes first."""
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    before = frames_in_brief(cause) if cause else ""
+    return f"{before}{''.join(traceback.format_tb(error.__traceback__))}{in_brief(error)}\n"

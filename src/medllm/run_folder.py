@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save_file
 
 from medllm import ranks
-from medllm.errors import ConfigError, Fault, MedLLMError, RankError
+from medllm.errors import ConfigError, Fault, RankError, in_brief
 from medllm.intact import (
     expect,
     parse_data_report,
@@ -273,8 +273,7 @@ def one_failure(folder: Path) -> Iterator[None]:
         if told:
             raise RankError(told) from None
         if not ranks.is_main() and isinstance(error, Exception):
-            reason = str(error) if isinstance(error, MedLLMError) else f"{type(error).__name__}: {error}"
-            write_result(folder, "FAILED", reason=f"rank {ranks.rank()}: {reason}")
+            write_result(folder, "FAILED", reason=f"rank {ranks.rank()}: {in_brief(error)}")
         raise
 
 

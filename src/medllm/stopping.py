@@ -15,6 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 from medllm.console import console
+from medllm.errors import ExitedError
 
 # After which a signal that was dropped is delivered again; the finalizer in which it struck is over by then.
 AGAIN_SECONDS = 0.05
@@ -100,14 +101,14 @@ class Stop:
         """Whoever exits while nobody asked to stop has failed, and must not pass for an interruption.
 
         Raises:
-            RuntimeError: instead of that SystemExit.
+            ExitedError: instead of that SystemExit.
         """
         try:
             yield
         except SystemExit as error:
             if self.requested():
                 raise
-            raise RuntimeError(f"ended itself with code {error.code}") from error
+            raise ExitedError(f"ended itself with code {error.code}") from error
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
         """A signal handler."""

@@ -182,7 +182,7 @@ def test_one_rank_that_fails_ends_all(tiny_overrides: list[str], tmp_path: Path)
     """Its reason is what people read, what the folder says and what the record says."""
     done = torchrun("-m", "tests.training.failing_train", *tiny_overrides, "trainer.max_steps=100")
     assert done.returncode != 0
-    reason = "rank 1: RuntimeError: the second card fell off"
+    reason = "rank 1: RuntimeError in failing_train.py, line 26"
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["status"], result["reason"]) == ("FAILED", reason)
     assert f"medllm: {reason}" in done.stderr

@@ -17,7 +17,7 @@ from typing import Any
 
 from medllm.config.tracking import MlflowConf
 from medllm.console import console
-from medllm.errors import PointPrunedError, TrackingError
+from medllm.errors import PointPrunedError, TrackingError, frames_in_brief, in_brief
 from medllm.redaction import redacted
 from medllm.run_folder import REFUSED, UNSENT, has_unsent, withdraw_degraded, write_record_id
 from medllm.tracking.delivery import Delivery
@@ -93,10 +93,12 @@ class MlflowRecord(Record):
         self._take({"kind": "data", "name": name, "digest": digest[:36], "context": context, **told})
 
     def fail(self, error: Exception) -> None:
-        """Why the run failed."""
-        self.set_tags({"error": f"{type(error).__name__}: {error}"})
-        text = redacted("".join(traceback.format_exception(error)))
-        self._take({"kind": "text", "path": "traceback.txt", "text": text})
+        """Why the run failed; where texts may not go there, without words that may quote one."""
+        words = str(error) if self.takes_texts else in_brief(error)
+        name = type(error).__name__
+        self.set_tags({"error": words if words.startswith(name) else f"{name}: {words}"})
+        text = "".join(traceback.format_exception(error)) if self.takes_texts else frames_in_brief(error)
+        self._take({"kind": "text", "path": "traceback.txt", "text": redacted(text)})
 
     def end(self, status: str) -> None:
         """The last word."""
