@@ -342,6 +342,9 @@ def chaos(work: Path, *, seed: int, minutes: float = 0.0, rounds: int = 0) -> in
     print(f"\n{count} sweeps, typed {attempts} times; {harm.done.total()} instants tried")
     for kind, number in sorted(harm.done.items()):
         print(f"    {kind:15}{number:5}")
+    if not harm.done:
+        print("no fault struck, so that nothing is shown")
+        losses += 1
     print(f"losses: {losses}")
     return losses
 

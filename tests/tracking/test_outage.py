@@ -665,3 +665,16 @@ def test_a_file_that_names_a_server_gets_no_credentials(
     with pytest.raises(TrackingError, match="cannot be sent to"):
         replay_record(tmp_path)
     assert "Bearer canary" in seen
+
+
+@pytest.mark.parametrize(("uri", "seconds"), [("http://127.0.0.1:1", 8), ("sqlite:///{}/a.db", 30)])
+def test_a_run_waits_no_longer_than_is_said(
+    uri: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten seconds of an outage, a call that is under way included; of a database that others write to longer."""
+    spools = Mock(wraps=spooling.Spool)
+    monkeypatch.setattr(mlflow_record, "Spool", spools)
+    monkeypatch.setattr(mlflow_record, "begin", Mock(return_value=(Mock(), "0" * 32, False)))
+    with open_record(MlflowConf(uri.format(tmp_path)), Opening("one"), tmp_path):
+        pass
+    assert spools.call_args.args[-1] <= seconds
