@@ -7,11 +7,12 @@ from pathlib import Path
 import hydra
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from medllm.cli import guarded, launch
 from medllm.config.compose import ROOTS, compose_config
 from medllm.config.store import project_root
-from medllm.config.targets import LAUNCHERS, target_faults
+from medllm.config.targets import LAUNCHERS, RESOLVERS, resolvers, target_faults
 from medllm.errors import ConfigError
 
 CALLS = {
@@ -89,7 +90,88 @@ def test_a_folder_is_no_address(key: str, folder: str) -> None:
     """The name of the log file begins with it."""
     config = OmegaConf.merge({"name": "ext:/"}, nested(key, folder))
     assert isinstance(config, DictConfig)
-    assert [fault.key for fault in target_faults(config)] == [key]
+    assert {fault.key for fault in target_faults(config)} == {key}
+
+
+# Each comes to a mapping, or would by some way of reading it.
+HIDDEN = (
+    "${oc.${name}:{_target_: os.system}}",
+    "${${name}.create:{_target_: os.system}}",
+    "${${name}:{_target_: os.system}}",
+    "x${oc.${name}:{_target_: os.system}}",
+    "${oc.create:{_target_: os.system}}",
+    "${oc.create:[{_target_: os.system}]}",
+    "${ oc.create : {_target_: os.system}}",
+    "${\toc.create\t:{_target_: os.system}}",
+    "${OC.create:{_target_: os.system}}",
+    "\\\\${oc.create:{_target_: os.system}}",
+    "${oc.decode:'{_target_: os.system}'}",
+    "${oc.decode:${oc.env:HOME}}",
+    "${oc.env:NOWHERE,${oc.create:{_target_: os.system}}}",
+    "${oc.env:NOWHERE,'${oc.create:{_target_: os.system}}'}",
+    '${oc.env:NOWHERE,"${oc.decode:x}"}',
+    "${oc.select:nowhere,{_target_: os.system}}",
+    "${oc.dict.values:hydra}",
+    "${hydra:launcher}",
+    "${now:${oc.create:x}}",
+)
+UNREADABLE = (
+    "${\noc.create:{a: 1}}",
+    "${oc.create\n:{a: 1}}",
+    "${oc.\n${name}:{a: 1}}",
+    "${oc.cr${name}:{a: 1}}",
+    "${[oc].create:{a: 1}}",
+    "${oc.create:",
+)
+
+
+@pytest.mark.parametrize("key", ["hydra.sweeper.foo", "hydra.launcher.a.0.b", "hydra.verbose", "hydra.env.x", "data.x"])
+@pytest.mark.parametrize("value", HIDDEN)
+def test_no_spelling_hides_a_resolver(key: str, value: str) -> None:
+    """What makes mappings is refused everywhere: a sweeper could refer to it wherever it stands."""
+    (fault,) = target_faults(nested(key, value))
+    assert (fault.key, fault.problem, fault.allowed) == (key, "may resolve to Python", ", ".join(RESOLVERS))
+
+
+@pytest.mark.parametrize("value", UNREADABLE)
+def test_what_cannot_be_read_hides_nothing(value: str) -> None:
+    """OmegaConf does not take it, and if it did, it would be none of the resolvers that are taken."""
+    with pytest.raises(GrammarParseError):
+        OmegaConf.create({"x": value})
+    assert resolvers(value) == {value}
+
+
+@pytest.mark.parametrize(
+    "value", ["${mul:1,[{_target_: os.system}]}", "${mul:[1],1}", "${mul:{a: 1},1}", "${mul:x,2}", "${mul:2,x}"]
+)
+def test_what_is_multiplied_are_numbers(value: str) -> None:
+    """A list times one is that list, with whatever stands in it."""
+    with pytest.raises(OmegaConfBaseException, match="multiplies numbers"):
+        _ = OmegaConf.create({"x": value}).x
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("${oc.env:NOWHERE,{_target_: os.system}}", str),
+        ("${oc.env:NOWHERE,[1]}", str),
+        ("${oc.env:NOWHERE,${name}}", str),
+        ("${medllm.slug:{_target_: os.system}}", str),
+        ("${medllm.root:}", str),
+        ("${mul:2,3}", int),
+    ],
+)
+def test_resolvers_that_are_taken_make_no_mapping(value: str, expected: type) -> None:
+    """Whatever they are given."""
+    config = OmegaConf.create({"x": value, "name": {"_target_": "os.system"}})
+    assert target_faults(OmegaConf.create({"x": value})) == []
+    assert type(config.x) is expected
+
+
+@pytest.mark.parametrize("value", ["\\${oc.create:x}", "$oc.create:x", "${oc.env:A,'a b'}/${now:%Y}", "${name}", "a:b"])
+def test_what_makes_no_mapping_is_taken(value: str) -> None:
+    """Escaped it is text, and references are judged where they lead."""
+    assert target_faults(nested("hydra.sweeper.foo", value)) == []
 
 
 def evil(folder: Path) -> tuple[str, Path]:
@@ -114,6 +196,8 @@ OVERRIDES = (
     "+data._target_={}",
     "hydra/job_logging=evil",
     "lora=evil",
+    "+hydra.sweeper.foo='${{oc.${{name}}:{{_target_: {}}}}}'",
+    "hydra/sweeper=evil",
 )
 FLAGS: tuple[list[str], ...] = ([], ["-m"], ["--cfg", "job"], ["--info", "all"], ["--hydra-help"], ["--help"])
 
@@ -125,6 +209,8 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]
     monkeypatch.syspath_prepend(str(tmp_path))
     for file, text in {
         "hydra/job_logging/evil.yaml": f"version: 1\nformatters: {{x: {{'()': {target}}}}}\nroot: {{level: INFO}}\n",
+        "hydra/sweeper/evil.yaml": "_target_: hydra_plugins.medllm_sweeper.PlannedSweeper\nparams: null\n"
+        f"foo: '${{oc.${{name}}:{{_target_: {target}}}}}'\n",
         "lora/evil.yaml": f"defaults: [default, _self_]\n_target_: {target}\n",
     }.items():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)

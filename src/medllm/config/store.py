@@ -110,6 +110,17 @@ def fast_dtype(use_cpu: bool, cpu: Path = Path("/proc/cpuinfo")) -> str:
     return "bfloat16" if words & {"avx512_bf16", "amx_bf16", "bf16"} else "float32"
 
 
+def product(a: float, b: float) -> float:
+    """Of numbers alone: of a list it would be one, and what stands in it nobody has judged (`config/targets.py`).
+
+    Raises:
+        TypeError: if one is none.
+    """
+    if not isinstance(a, int | float) or not isinstance(b, int | float):
+        raise TypeError(f"mul multiplies numbers, and not {a!r} by {b!r}")
+    return a * b
+
+
 def register() -> None:
     """Registers the root schemas, as `schema/run`, each group's schemas as `schema/<group>/<kind>`, and the resolvers.
 
@@ -132,7 +143,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("medllm.gpus_per_point", gpus_per_point, replace=True)
     OmegaConf.register_new_resolver("medllm.fast_dtype", fast_dtype, replace=True)
     OmegaConf.register_new_resolver("medllm.slug", slug, replace=True)
-    OmegaConf.register_new_resolver("mul", lambda a, b: a * b, replace=True)
+    OmegaConf.register_new_resolver("mul", product, replace=True)
 
 
 register()

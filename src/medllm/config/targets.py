@@ -1,15 +1,21 @@
 """What a configuration may name of Python: the launchers, sweepers and log handlers listed here, and nothing else.
 
 Hydra makes objects of `_target_`, and logging of `class`, `()` and `ext://`: whoever writes a preset would run code with it.
-Values are judged as they are written, before any interpolation, so that what is judged is what Hydra uses.
+Values are judged as they are written, before any interpolation, and no interpolation makes a mapping or a list that was not
+written: so what is judged is what Hydra uses.
 """
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+
+# Private, but the reading that OmegaConf itself resolves: an expression of our own would be another, with gaps between the two.
+# `test_no_spelling_hides_a_resolver` notices when it changes.
+from omegaconf.grammar_parser import OmegaConfGrammarParser, parse
 
 from medllm.errors import Fault
 
@@ -30,14 +36,17 @@ STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 PLUGINS = {"hydra.launcher": LAUNCHERS, "hydra.sweeper": SWEEPERS}
 LOGGING = ("hydra.job_logging", "hydra.hydra_logging")
 
-# Interpolations that come to text or a number. References to other keys are free: no target stands there.
+# Interpolations that come to text or a number, whatever they are given. References to other keys are free: no target stands
+# there.
 RESOLVERS = ("oc.env", "now", "mul", "medllm.root", "medllm.slug", "medllm.gpus_per_point", "medllm.fast_dtype")
-RESOLVER = re.compile(r"\$\{\s*([^:}${\s]+)\s*:")
 
 # A log file stands in the run's folder; whose name must be no address, since `ext://` in front of it would be one.
 LOG_FOLDER = "${hydra.runtime.output_dir}/"
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.runtime.output_dir")
 ADDRESS = re.compile(r"\s*[A-Za-z]+:")
+
+# The command line, which Hydra keeps as text; what it asks for is judged where it stands.
+TYPED = "hydra.overrides."
 
 NAMING = ("_target_", "_args_", "_partial_")
 FIX = "leave it out; code is added in src/, not in a configuration"
@@ -64,10 +73,30 @@ def _faults(key: str, value: Any) -> list[Fault]:
         return _unless(value in (None, {}), key, "is a callback of Hydra", value)
     if key.startswith(LOGGING):
         return _logging_faults(key, name, value)
-    if plugin and isinstance(value, str):
-        resolvers = RESOLVER.findall(value)
-        return _unless(set(resolvers) <= set(RESOLVERS), key, "may resolve to Python", value, RESOLVERS)
-    return _unless(key not in PLUGINS, key, "names none", value, PLUGINS.get(key, ()))
+    if key in PLUGINS:
+        return _unless(False, key, "names none", value, PLUGINS[key])
+    if not isinstance(value, str) or "${" not in value or key.startswith(TYPED):
+        return []
+    return _unless(resolvers(value) <= set(RESOLVERS), key, "may resolve to Python", value, RESOLVERS)
+
+
+@lru_cache(maxsize=4096)  # the points of a sweep are composed one by one, of the same texts
+def resolvers(text: str) -> frozenset[str]:
+    """The names of all resolvers in a text, as they are written, also of those in the arguments of others.
+
+    A name that is put together, as in `${oc.${name}:...}`, is returned so; a text that cannot be read, as if it were one.
+    """
+    try:
+        return frozenset(_resolvers(parse(text)))
+    except GrammarParseError:
+        return frozenset([text])
+
+
+def _resolvers(node: Any) -> Iterator[str]:
+    if isinstance(node, OmegaConfGrammarParser.InterpolationResolverContext):
+        yield node.resolverName().getText()
+    for child in getattr(node, "children", None) or ():
+        yield from _resolvers(child)
 
 
 def _logging_faults(key: str, name: str, value: Any) -> list[Fault]:
