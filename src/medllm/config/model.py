@@ -1,5 +1,6 @@
 """Schemas of the `model` group: which base model, from where, in which precision and chat format."""
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 
@@ -38,6 +39,15 @@ class Source(Enum):
 
     wheel = "wheel"
     hub = "hub"
+
+
+# A name (PEP 508) and one public version (PEP 440), and nothing else that pip would take: an address, a path, an option, extras
+# or a marker. A local version is not on a package index, and may end as the name of an archive does.
+PINNED = re.compile(
+    r"[A-Z0-9](?:[A-Z0-9._-]*[A-Z0-9])?"
+    r"==(?:[0-9]+!)?[0-9]+(?:\.[0-9]+)*(?:(?:a|b|rc)[0-9]+)?(?:\.post[0-9]+)?(?:\.dev[0-9]+)?",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 @dataclass
@@ -85,12 +95,16 @@ class WheelModelConf(PretrainedModelConf):
     gguf_file: str = MISSING
 
     def faults(self) -> list[Fault]:
-        """The checksum must be one, and the wheel an exact version: both are what makes the base reproducible."""
+        """The checksum must be one, and the wheel an exact version: both are what makes the base reproducible.
+
+        What pip is asked for comes before the checksum, so nothing may be named here that pip would build.
+        """
         found = []
         if len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef"):
             found.append(Fault("sha256", "is not a SHA-256", self.sha256, allowed="64 lower-case hexadecimal digits"))
-        if "==" not in self.wheel:
-            found.append(Fault("wheel", "names no exact version", self.wheel, allowed="NAME==VERSION"))
+        if not PINNED.fullmatch(self.wheel):
+            problem = "is not the name of a package with one exact version"
+            found.append(Fault("wheel", problem, self.wheel, allowed="NAME==VERSION"))
         return found
 
 

