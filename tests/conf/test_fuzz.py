@@ -56,6 +56,20 @@ HYDRAS = (
     "hydra.mode",
     "hydra/launcher",
     "hydra/sweeper",
+    "hydra.launcher",
+    "hydra.launcher._target_",
+    "hydra.launcher.n_jobs",
+    "hydra.sweeper",
+    "hydra.sweeper.params",
+    "hydra.sweeper.tpe",
+    "hydra.sweep",
+    "hydra.sweep.subdir",
+    "hydra.run",
+    "hydra.job",
+    "hydra.job.env_set",
+    "hydra.output_subdir",
+    "sweep.name",
+    "sweep.seeds",
 )
 
 numbers = st.one_of(
@@ -69,8 +83,9 @@ words = st.one_of(
     st.sampled_from(["true", "false", "null", "???", "yes", "off", "1e-4", "0x10"]),
 )
 quoted = words.map(lambda text: "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'")
-interpolations = st.sampled_from(
-    ["${seed}", "${nowhere}", "${oc.env:NOWHERE}", "${oc.env:HOME}", "${name}", "${oops:1}", "${"]
+interpolations = st.one_of(
+    st.sampled_from(["${seed}", "${nowhere}", "${oc.env:NOWHERE}", "${oc.env:HOME}", "${name}", "${oops:1}", "${"]),
+    st.sampled_from(["${tracking}", "${hydra.job.num}"]),
 )
 scalars = st.one_of(numbers, words, quoted, interpolations)
 lists = st.one_of(
@@ -132,7 +147,11 @@ def assert_as_asked(typed: list[str], conf: Any) -> None:
             last[key] = override.value()
     found = resolved(conf)
     for key, asked in last.items():
-        if key.startswith(("hydra.", "sweep.")) or "${" in str(asked):
+        if asked in ("${seed}", "${name}"):
+            asked = found[asked[2:-1]]
+        if key.startswith(("hydra.", "sweep.")) or "${" in str(
+            asked
+        ):  # no part of a run, and what is not told so simply
             continue
         got: Any = found
         for part in key.split("."):

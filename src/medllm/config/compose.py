@@ -17,6 +17,7 @@ from medllm.config.conf import Conf
 from medllm.config.credentials import credential_faults, secret_faults
 from medllm.config.evaluation import EvaluateConf
 from medllm.config.export import ExportConf
+from medllm.config.hydra_keys import hydra_faults
 from medllm.config.publish import PublishConf
 from medllm.config.review import CreateReviewConf
 from medllm.config.run import RootConf, RunConf
@@ -48,7 +49,8 @@ def compose_config(
     """The composed configuration with its `hydra` node, unresolved.
 
     Raises:
-        ConfigError: naming what Hydra refused, what would name Python that does not belong here, or what is a secret.
+        ConfigError: naming what Hydra refused, what would name Python that does not belong here, what is a secret, or
+            what Hydra could not use.
     """
     faults = credential_faults(overrides) or choice_faults(overrides, ROOTS[config_name])
     if faults:
@@ -70,7 +72,7 @@ def compose_config(
         ) from None
     finally:
         GlobalHydra.instance().hydra = running
-    faults = target_faults(config) + secret_faults(config)
+    faults = target_faults(config) + secret_faults(config) or hydra_faults(config)
     if faults:
         raise ConfigError(faults)
     return config

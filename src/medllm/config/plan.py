@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -22,7 +23,7 @@ from medllm.config.run import RunConf
 from medllm.config.search import Space, build_space, is_search
 from medllm.config.store import project_root, slug
 from medllm.config.sweep import SweepConf
-from medllm.config.validate import explain, to_run_conf, to_sweep_conf
+from medllm.config.validate import explain, resolution_fault, to_run_conf, to_sweep_conf
 from medllm.errors import ConfigError, Fault
 
 # Of a file or folder, on every common file system.
@@ -90,7 +91,7 @@ def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None =
     config = compose_config(fixed, config_dir, multirun=True)
     _refuse_other_sweepers(config)
     sweep = to_sweep_conf(config)
-    grid = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    grid = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     swept = _parse([*grid, *overrides])
     last = {override.get_key_element(): override for override in swept}
     axes = [key for key, override in last.items() if override.is_sweep_override()]
@@ -119,11 +120,10 @@ def make_plan(overrides: list[str], *, multirun: bool, config_dir: Path | None =
     if sweep.name is None:
         config.sweep.name = sweep.name = f"{slug(str(config.name))}-{base_key[:6]}"
     _folder(config, "hydra.sweep.dir")
+    sweep_dir = Path(_resolved(config, "hydra.sweep.dir"))
     processes = min(_processes(config), len(points) if space is None else space.n_jobs)
     elsewhere = str(config.hydra.launcher._target_).endswith((".SlurmLauncher", ".RayLauncher"))
-    return Plan(
-        tuple(points), sweep, Path(config.hydra.sweep.dir), tuple(axes), base_key, space, processes, elsewhere=elsewhere
-    )
+    return Plan(tuple(points), sweep, sweep_dir, tuple(axes), base_key, space, processes, elsewhere=elsewhere)
 
 
 def _folder(config: DictConfig, key: str) -> Path | None:
@@ -159,8 +159,18 @@ def _space(config: DictConfig, overrides: Sequence[Override], sweep: SweepConf) 
 
 def _processes(config: DictConfig) -> int:
     """Of the joblib launcher, which counts negative numbers back from all cores; others bring their own GPUs or have none."""
-    jobs = int(OmegaConf.select(config, "hydra.launcher.n_jobs") or 1)
+    jobs = _resolved(config, "hydra.launcher.n_jobs") or 1
+    if not isinstance(jobs, int):
+        raise ConfigError(Fault("hydra.launcher.n_jobs", "has the wrong type", str(jobs), allowed="a whole number"))
     return jobs if jobs > 0 else max((os.cpu_count() or 1) + 1 + jobs, 1)
+
+
+def _resolved(config: DictConfig, key: str) -> Any:
+    """What the plan itself needs to know of Hydra's node, before any point runs; None if there is no such key."""
+    try:
+        return OmegaConf.select(config, key)
+    except OmegaConfBaseException as error:
+        raise ConfigError(resolution_fault(error, key)) from None
 
 
 def _is_hydras(override: str) -> bool:

@@ -168,7 +168,7 @@ def to_search_conf(config: DictConfig) -> SearchConf:
     node = OmegaConf.to_container(config.hydra.sweeper)
     assert isinstance(node, dict)
     faults: list[Fault] = []
-    for name in ("tpe", "median"):  # OmegaConf makes nested objects first and would tell only their names
+    for name in {"tpe", "median"} & node.keys():  # OmegaConf makes nested objects first and would tell only their names
         try:
             OmegaConf.to_object(OmegaConf.merge(getattr(OmegaConf.structured(SearchConf), name), node[name]))
         except ConfigError as error:

@@ -118,7 +118,8 @@ def unknown_key_faults(config: DictConfig, prefix: str = "", root: type = RootCo
     return found
 
 
-def _resolution_fault(error: OmegaConfBaseException, group: str) -> Fault:
+def resolution_fault(error: OmegaConfBaseException, group: str) -> Fault:
+    """A value that is missing, or an interpolation that comes to none; of `group`, where the error names no key."""
     key = str(error.full_key or group)
     if isinstance(error, MissingMandatoryValue):
         return Fault(key, "needs a value", fix=f"give it one: {key}=...")
@@ -162,7 +163,7 @@ def to_conf(config: DictConfig, schema: type[Root], root: type = RootConf) -> Ro
         except ConfigError as error:
             faults += [_below(fault, f.name) for fault in error.faults]
         except OmegaConfBaseException as error:
-            faults.append(_resolution_fault(error, f.name))
+            faults.append(resolution_fault(error, f.name))
     if faults:
         raise ConfigError(faults)
     return schema(**values)
@@ -172,12 +173,14 @@ def to_sweep_conf(config: DictConfig) -> SweepConf:
     """The `sweep` node of a composed config as a real object.
 
     Raises:
-        ConfigError: if a value is out of range.
+        ConfigError: if a value is out of range, or cannot be told.
     """
     try:
         return cast(SweepConf, OmegaConf.to_object(config.sweep))
     except ConfigError as error:
         raise ConfigError([_below(fault, "sweep") for fault in error.faults]) from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(resolution_fault(error, "sweep")) from None
 
 
 def _nested_faults(node: DictConfig) -> list[Fault]:
