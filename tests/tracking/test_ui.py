@@ -1,5 +1,6 @@
 """`scripts/ui.py` shows the run record, to this machine alone, and is gone when it ends."""
 
+import json
 import os
 import re
 import signal
@@ -50,9 +51,9 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
             show_runs(load_conf(UiConf, overrides))
 
 
-def answer(address: str, host: str = "") -> tuple[int, bytes]:
+def answer(address: str, data: bytes | None = None, **headers: str) -> tuple[int, bytes]:
     """Status and body."""
-    request = urllib.request.Request(address, headers={"Host": host} if host else {})
+    request = urllib.request.Request(address, data, {"Content-Type": "application/json"} | headers)
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, response.read()
@@ -72,16 +73,23 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
 def test_it_answers_and_leaves_nothing(tmp_path: Path, signum: signal.Signals) -> None:
     """Runs and their files are shown within the memory promised, no other name and no other machine; no process is left."""
     conf = MlflowConf(f"sqlite:///{tmp_path}/mlflow.db", "test", f"{tmp_path}/mlruns")
-    (tmp_path / "file.txt").write_text("what a run left")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "file.txt").write_text("what a run left")
     with open_record(conf, Opening("one"), tmp_path / "run") as record:
-        record.log_artifact(tmp_path / "file.txt")
+        record.log_artifact(tmp_path / "run" / "file.txt")
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / "ui.py"), "port=0", f"tracking.tracking_uri={conf.tracking_uri}"],
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-        env=os.environ | {"MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true"},
+        env=os.environ
+        | {
+            "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true",
+            "MLFLOW_SERVER_ALLOWED_HOSTS": "*",
+            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "*",
+            "MLFLOW_SERVER_X_FRAME_OPTIONS": "NONE",
+        },
     )
     assert process.stderr is not None
     try:
@@ -91,7 +99,18 @@ def test_it_answers_and_leaves_nothing(tmp_path: Path, signum: signal.Signals) -
         assert b"one" in answer(f"{address}/api/2.0/mlflow/runs/get?run_id={record.id}")[1]
         shown = answer(f"{address}/get-artifact?path=file.txt&run_uuid={record.id}")
         assert shown == (200, b"what a run left")
-        assert answer(f"{address}/", host="evil.example")[0] == 403
+        port = address.rpartition(":")[2]
+        assert answer(f"{address}/", Host=f"localhost:{port}")[0] == 200
+        for host in ("evil.example", f"evil.example:{port}", "localhost:1", f"192.168.0.1:{port}", f"0.0.0.0:{port}"):
+            assert answer(f"{address}/", Host=host)[0] == 403, host
+        tagging, tag = f"{address}/api/2.0/mlflow/runs/set-tag", {"run_id": record.id, "key": "a", "value": "b"}
+        for origin in ("https://evil.example", "http://localhost:9999", f"https://localhost:{port}", "null"):
+            assert answer(tagging, json.dumps(tag).encode(), Origin=origin)[0] == 403, origin
+            assert answer(f"{address}/", Origin=origin)[0] == 403, origin
+        for origin in (f"http://127.0.0.1:{port}", f"http://localhost:{port}"):
+            assert answer(tagging, json.dumps(tag).encode(), Origin=origin)[0] == 200, origin
+        with urllib.request.urlopen(f"{address}/") as response:
+            assert response.headers["X-Frame-Options"] == "SAMEORIGIN"
         processes = family(process)
         listening = [
             c.laddr for one in processes for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN

@@ -9,6 +9,8 @@ import socket
 import warnings
 
 import uvicorn
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from medllm.config.tracking import MlflowConf
 from medllm.config.ui import UiConf
@@ -17,6 +19,8 @@ from medllm.errors import ConfigError, Fault, TrackingError
 from medllm.tracking.mlflow_store import is_there, knock, quieten, told
 
 HOST = "127.0.0.1"
+# By which this machine calls itself, and its browsers HOST.
+NAMES = (HOST, "localhost")
 # Seconds that answers under way may take once somebody wants it to end.
 GRACE_S = 2
 
@@ -36,14 +40,33 @@ def show_runs(conf: UiConf) -> None:
         raise ConfigError(Fault("tracking.tracking_uri", "no such database yet", uri, fix=fix))
     with _listen(conf.port) as door, told(conf.tracking):
         knock(conf.tracking)
-        _prepare(uri)
+        port = door.getsockname()[1]
+        _prepare(uri, port)
         with warnings.catch_warnings(action="ignore"):  # MLflow imports what Starlette will drop some day
             from mlflow.server.fastapi_app import app
         from mlflow.server.handlers import initialize_backend_stores
 
         initialize_backend_stores(uri, uri, None)
-        server = _Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S))
+        guarded = _OwnPages(app, port)
+        server = _Server(
+            uvicorn.Config(guarded, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S)
+        )
         server.run(sockets=[door])
+
+
+class _OwnPages:
+    """Answers no page of another origin: MLflow itself lets those of every port of this machine read and write."""
+
+    def __init__(self, app: ASGIApp, port: int):
+        self.app = app
+        self.origins = {f"http://{name}" for name in _names(port)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origins = {value.decode("latin-1") for name, value in scope.get("headers", []) if name == b"origin"}
+        if origins <= self.origins:
+            await self.app(scope, receive, send)
+        else:
+            await PlainTextResponse("a page of another origin", status_code=403)(scope, receive, send)
 
 
 class _Server(uvicorn.Server):
@@ -55,7 +78,12 @@ class _Server(uvicorn.Server):
             say("runs", f"http://{HOST}:{door.getsockname()[1]}")
 
 
-def _prepare(uri: str) -> None:
+def _names(port: int) -> list[str]:
+    """As browsers write where they are; without the port, if it is HTTP's."""
+    return [name if port == 80 else f"{name}:{port}" for name in NAMES]
+
+
+def _prepare(uri: str, port: int) -> None:
     """What `mlflow server` tells its workers, through their environment, before they import the application."""
     from mlflow.server import constants
 
@@ -64,7 +92,12 @@ def _prepare(uri: str) -> None:
         constants.REGISTRY_STORE_URI_ENV_VAR: uri,
         constants.SERVE_ARTIFACTS_ENV_VAR: "false",  # files are read where the runs left them
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # Whatever the environment says, it opens nothing.
         "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(_names(port)),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}" for name in _names(port)),
+        "MLFLOW_SERVER_X_FRAME_OPTIONS": "SAMEORIGIN",
+        "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false",
     }
     quieten()
 
