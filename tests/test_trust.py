@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from medllm.artifact import MANIFEST, load_artifact, sha256
@@ -23,7 +24,7 @@ from medllm.errors import ArtifactError, ConfigError, ModelError
 from medllm.inference.load import open_artifact
 from medllm.libraries import prepare_libraries
 from medllm.models.adapter import load_adapter
-from medllm.models.base import build_model_config, build_tokenizer, load_full_model
+from medllm.models.base import build_base_model, build_model_config, build_tokenizer, load_full_model
 from tests.evaluation.conftest import train_tiny
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -200,6 +201,23 @@ def test_no_listed_file_runs_as_a_pickle(artifact: Path, marker: Path) -> None:
             pass  # whatever is said of it, it must not run
         path.write_bytes(kept)
         assert not marker.exists(), path.name
+
+
+def test_a_base_is_loaded_from_safetensors_only(tmp_path: Path) -> None:
+    """With whole weights as a pickle in their place, which transformers would take, nothing is read."""
+    tiny = load_run_conf(["model=tiny_random", "quantization=none"])
+    tokenizer = build_tokenizer(tiny.model)
+    model = build_base_model(tiny.model, tiny.quantization, tokenizer)
+    model.save_pretrained(tmp_path)
+    conf = PretrainedModelConf(pretrained_model_name_or_path=str(tmp_path))
+    load_full_model(tmp_path, conf)
+    build_base_model(conf, tiny.quantization, tokenizer)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        load_full_model(tmp_path, conf)
+    with pytest.raises(ModelError, match="safetensors"):
+        build_base_model(conf, tiny.quantization, tokenizer)
 
 
 @pytest.fixture

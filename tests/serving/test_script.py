@@ -11,8 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from medllm.config.compose import load_conf
+from medllm.config.serve import ServeConf
+from medllm.serving.server import listen
 from tests.conftest import ROOT
 from tests.serving.conftest import OWN
+
+
+def test_nobody_else_is_served_unless_asked_for() -> None:
+    """A server of health data listens at this machine's own address, and at no other by default."""
+    conf = load_conf(ServeConf, ["artifact=x", "port=0"])
+    assert conf.host == "127.0.0.1"
+    with listen(conf) as door:
+        assert door.getsockname()[0] == "127.0.0.1"
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import fields
 from pathlib import Path
 
 import psutil
@@ -21,7 +22,7 @@ from medllm.config.ui import UiConf
 from medllm.errors import ConfigError
 from medllm.tracking.build import open_record
 from medllm.tracking.record import Opening
-from medllm.tracking.ui import show_runs
+from medllm.tracking.ui import _listen, show_runs
 
 ROOT = Path(__file__).parents[2]
 BOUND_MIB = 500
@@ -49,6 +50,13 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         overrides = [f"port={taken.getsockname()[1]}", f"tracking.tracking_uri=sqlite:///{tmp_path}/mlflow.db"]
         with pytest.raises(ConfigError, match="port=0 takes a free one"):
             show_runs(load_conf(UiConf, overrides))
+
+
+def test_it_is_this_machines_alone() -> None:
+    """It listens at its address; there is no key for another."""
+    assert "host" not in {f.name for f in fields(UiConf)}
+    with _listen(load_conf(UiConf, ["port=0"]).port) as door:
+        assert door.getsockname()[0] == "127.0.0.1"
 
 
 def answer(address: str, data: bytes | None = None, **headers: str) -> tuple[int, bytes]:
