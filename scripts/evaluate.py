@@ -35,12 +35,12 @@ def main(arguments: list[str]) -> None:
     conf = load_conf(EvaluateConf, [*shorthand, *arguments])
     from medllm.evaluation.gate import EXIT_CODES  # heavy imports only after every key, type and range is right
     from medllm.evaluation.report import record_report, write_report
-    from medllm.evaluation.run import evaluate
+    from medllm.evaluation.run import evaluating
     from medllm.evaluation.table import print_evaluation
 
-    evaluation, record = evaluate(conf)
-    page = write_report(evaluation)
-    record_report(evaluation, record)
+    with evaluating(conf) as (evaluation, record):
+        page = write_report(evaluation)
+        record_report(evaluation, record)
     print_evaluation(evaluation, results_console(180))
     tell("report", page)
     sys.exit(EXIT_CODES[evaluation.decision.verdict])

@@ -47,13 +47,15 @@ def main(arguments: list[str]) -> None:
         tell("then", f"python scripts/grade.py import evaluation={folder} sheet={sheet} rater=NAME")
         return
     if verb == "import":
-        taken, unfinished = grading.import_sheet(folder, Path(values["sheet"]), values["rater"])
+        with grading.alone_in(folder):
+            taken, unfinished = grading.import_sheet(folder, Path(values["sheet"]), values["rater"])
         left_out = f"{unfinished} left out, of which a criterion is not graded"
         tell("graded", f"{taken} answers by {values['rater']}; {left_out}")
     if verb == "judge":
         _judge(folder, values)
     if verb == "show":
-        grading.add_grades(folder, [])  # an evaluation that began anew has lost the scores; the grades are still here
+        with grading.alone_in(folder):
+            grading.add_grades(folder, [])  # an evaluation that began anew lost the scores; the grades are still here
     _show(folder)
 
 
@@ -84,7 +86,7 @@ def _judge(folder: Path, values: dict[str, str]) -> None:
     from medllm.config.evaluation.rubric import JudgeConf
     from medllm.config.validate import explain
     from medllm.console import console
-    from medllm.evaluation.grading import add_grades, ungraded
+    from medllm.evaluation.grading import add_grades, alone_in, ungraded
     from medllm.evaluation.judge import Judge, grade_all
 
     given: dict[str, Any] = {name: value for name, value in values.items() if name != "evaluation"}
@@ -95,10 +97,10 @@ def _judge(folder: Path, values: dict[str, str]) -> None:
         raise ConfigError(explain(error, [f"{name}={value}" for name, value in given.items()])) from None
     assert isinstance(conf, JudgeConf)
     judge = Judge(conf)
-    answers = ungraded(folder, "judge", judge.name)
-    if answers:
-        judge.check()
-    with Progress(console=console, disable=not console.is_terminal) as bar:
+    with alone_in(folder), Progress(console=console, disable=not console.is_terminal) as bar:
+        answers = ungraded(folder, "judge", judge.name)
+        if answers:
+            judge.check()
         row = bar.add_task("judging", total=sum(len(answer.rubric.criteria) for answer in answers))
         done = grade_all(
             judge, answers, lambda grades: add_grades(folder, [grades]), lambda count: bar.advance(row, count)

@@ -4,10 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from medllm.config.evaluation import EvaluateConf
 from medllm.conversation import Conversation, Message
 from medllm.evaluation.figures import Measured, measure
 from medllm.evaluation.items import Outcomes
+from medllm.evaluation.run import Evaluation, evaluating
 from medllm.evaluation.suite import Better, Item, Metric, Outcome, Side, Subject
+from medllm.tracking.record import Record
 
 RATE = Metric("made/rate", "a rate", Better.higher, proportion=True)
 COST = Metric("made/cost", "a cost", Better.lower)
@@ -27,6 +30,12 @@ def measured(metric: Metric, base: Sequence[tuple[float, float]], tuned: Sequenc
     """A metric on two sides."""
     (found,) = measure([metric], {Side.base: outcomes(metric, base), Side.tuned: outcomes(metric, tuned)})
     return found
+
+
+def evaluate(conf: EvaluateConf) -> tuple[Evaluation, Record]:
+    """What it came to, in a folder that others may use again."""
+    with evaluating(conf) as found:
+        return found
 
 
 @dataclass

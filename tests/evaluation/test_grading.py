@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
-from medllm.errors import DataError
+from medllm.errors import ConfigError, DataError
 from medllm.evaluation.grading import (
     COLUMNS,
     add_grades,
+    alone_in,
     export_sheet,
     import_sheet,
     key_of,
@@ -296,3 +298,13 @@ def test_a_grade_stays_with_the_answer_it_was_given_to(evaluation: Path) -> None
     found = values(evaluation)
     assert found["cough3", "base"] == {"rubric/graded": [0, 1]}
     assert sum(v["rubric/graded"][0] for v in found.values()) == 19
+
+
+def test_nobody_grades_what_is_being_evaluated(evaluation: Path, tmp_path: Path) -> None:
+    """Both write to `items.jsonl`; and a folder that is no evaluation gets no lock."""
+    others = FileLock(evaluation / ".lock")
+    with others, pytest.raises(ConfigError, match=r"is in use by another process"), alone_in(evaluation):
+        pass
+    with pytest.raises(DataError, match="holds no answers"), alone_in(tmp_path / "gone"):
+        pass
+    assert not (tmp_path / "gone").exists()

@@ -8,24 +8,25 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 
 from medllm.artifact import load_artifact
 from medllm.config.compose import load_conf
 from medllm.config.evaluation import EvaluateConf, EvaluationConf
 from medllm.config.evaluation.knowledge import KnowledgeConf
 from medllm.config.evaluation.rubric import RubricConf
-from medllm.errors import ArtifactError, DataError, DeviceMemoryError
+from medllm.errors import ArtifactError, ConfigError, DataError, DeviceMemoryError
 from medllm.evaluation import run as run_module
 from medllm.evaluation.items import ITEMS, Journal
 from medllm.evaluation.report import record_report, results, write_report
-from medllm.evaluation.run import evaluate, run_suites, subject
+from medllm.evaluation.run import evaluating, run_suites, subject
 from medllm.evaluation.suite import Side
 from medllm.inference.load import LoadedArtifact, open_artifact
 from medllm.models.adapter import is_adapter, load_adapter
 from medllm.models.base import build_base_model, build_tokenizer
 from medllm.tracking.record import Record
 from tests.evaluation.conftest import train_tiny
-from tests.evaluation.made import MadeSuite
+from tests.evaluation.made import MadeSuite, evaluate
 
 SMALL = ["evaluation.max_new_tokens=6", "evaluation.use_cpu=true", "evaluation.gate.min_items=2", "tracking=none"]
 
@@ -331,6 +332,20 @@ def test_another_limit_asks_nothing_twice(run: Path, monkeypatch: pytest.MonkeyP
     assert asked == [2, 2, 4, 4]
     assert (run / "evaluation" / "quick" / ITEMS).read_bytes() == lines
     assert (len(whole.prompts["conversation"]), len(look.prompts["conversation"])) == (6, 3)
+
+
+def test_one_process_evaluates_into_a_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other one gets in until what it came to is written; and one that finds another there asks nothing."""
+    with evaluating(conf_of(run, "evaluation.limit=1")) as (evaluation, _):
+        others = FileLock(evaluation.folder / ".lock", blocking=False)
+        with pytest.raises(Timeout):
+            others.acquire()
+        write_report(evaluation)
+    monkeypatch.setattr(LoadedArtifact, "model", lambda *a, **k: pytest.fail("was loaded"))
+    refused = rf"artifact={run}: is being evaluated by another process\n.*fix: wait for its end"
+    with others, pytest.raises(ConfigError, match=refused):
+        evaluate(conf_of(run, "evaluation.limit=2"))
+    assert len((evaluation.folder / ITEMS).read_text().splitlines()) == 2
 
 
 def test_a_full_gpu_says_what_would_fit(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

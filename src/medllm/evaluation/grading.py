@@ -16,15 +16,16 @@ import hashlib
 import json
 import random
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from medllm.config.store import slug
-from medllm.errors import DataError
+from medllm.errors import DataError, Fault
 from medllm.evaluation.rubric import GRADED, SOURCES, SUITE, Rubric, clipped_mean, score_values
-from medllm.run_folder import write_whole
+from medllm.run_folder import lock_folder, write_whole
 from medllm.spreadsheet import by_column, compared, neutralised, read_table, shown
 
 ITEMS, GRADES, SHEET = "items.jsonl", "grades.jsonl", "sheet.csv"
@@ -114,6 +115,23 @@ def load_answers(evaluation: Path) -> list[OpenAnswer]:
         fix = "scripts/evaluate.py with evaluation.rubric.enabled=true, then its folder here"
         raise DataError(f"{evaluation} holds no answers to a rubric\n    fix: {fix}")
     return list(answers.values())
+
+
+@contextmanager
+def alone_in(evaluation: Path) -> Iterator[None]:
+    """Keeps evaluations and other graders from writing to an evaluation's folder until the block ends.
+
+    Raises:
+        DataError: if there is nothing to grade.
+        ConfigError: if another process is in it.
+    """
+    load_answers(evaluation)  # what is no evaluation gets no lock
+    fault = Fault("evaluation", "is in use by another process", str(evaluation), fix="wait for its end")
+    lock = lock_folder(evaluation, fault)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

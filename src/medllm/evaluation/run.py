@@ -8,13 +8,14 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from medllm.artifact import MANIFEST, sha256
+from medllm.artifact import MANIFEST, Artifact, sha256
 from medllm.config.compose import resolved
 from medllm.config.evaluation import EvaluateConf, EvaluationConf
 from medllm.config.guard import GuardConf, RedFlagGuardConf
 from medllm.config.store import rooted
 from medllm.config.tracking import MlflowConf, NoTrackingConf
 from medllm.console import console, say
+from medllm.errors import Fault
 from medllm.evaluation.figures import Measured, measure
 from medllm.evaluation.gate import Decision, decide, rule_faults
 from medllm.evaluation.items import Journal, Outcomes, draw_items, identity
@@ -25,6 +26,7 @@ from medllm.evaluation.suites import Around, build_suites
 from medllm.guard.lexicon import load_lexicon
 from medllm.inference.load import LoadedArtifact, open_artifact
 from medllm.locate import find_artifact
+from medllm.run_folder import lock_folder
 from medllm.tracking.build import find_record
 from medllm.tracking.memory import explained_memory
 from medllm.tracking.record import Record
@@ -72,10 +74,13 @@ class Evaluation:
         return bool(self.conf.evaluation.limits())
 
 
-def evaluate(conf: EvaluateConf) -> tuple[Evaluation, Record]:
+@contextmanager
+def evaluating(conf: EvaluateConf) -> Iterator[tuple[Evaluation, Record]]:
     """Runs the enabled suites over an artifact, or goes on with what was interrupted.
 
-    Returns:
+    Other processes are kept out of the evaluation's folder until the block ends, which writes there what it came to.
+
+    Yields:
         What it came to, and the record of the artifact's run.
 
     Raises:
@@ -94,9 +99,44 @@ def evaluate(conf: EvaluateConf) -> tuple[Evaluation, Record]:
     asked = {name: draw_items(of, conf.evaluation.limit) for name, of in items.items()}
     for suite in suites:
         say("suite", f"{suite.name}: {len(asked[suite.name])} items, {', '.join(side.value for side in suite.sides)}")
+    place = folder.parent / "evaluation" / conf.evaluation.name
+    fix = "wait for its end; the same line then asks only what is left"
+    lock = lock_folder(place, Fault("artifact", "is being evaluated by another process", conf.artifact, fix=fix))
+    try:
+        journal = Journal.open(place, _identities(conf, suites, items, manifest_sha256))
+        smaller = f"evaluation.batch_size below {conf.evaluation.batch_size}"
+        with explained_memory(f"{smaller}; the same line goes on with what was answered so far"):
+            run_suites(suites, asked, journal, lambda side: subject(loaded, conf.evaluation, side))
+        shown = {key: {i.id: o[i.id] for i in asked[key[0]]} for key, o in journal.known.items() if key[0] in asked}
+        measured = [
+            one
+            for suite in suites
+            for one in measure(suite.metrics, {side: shown[(suite.name, side)] for side in suite.sides})
+        ]
+        evaluation = Evaluation(
+            conf=conf,
+            folder=place,
+            artifact=folder,
+            manifest_sha256=manifest_sha256,
+            suites=suites,
+            prompts={name: {i.id: i.conversation.messages[-1].content for i in of} for name, of in asked.items()},
+            outcomes=shown,
+            measured=measured,
+            decision=decide(conf.evaluation.gate, measured, limits=conf.evaluation.limits()),
+            lexicons=validities(lexicons),
+        )
+        yield evaluation, _record(conf, loaded.artifact)
+    finally:
+        lock.release()
+
+
+def _identities(
+    conf: EvaluateConf, suites: Sequence[Suite], items: dict[str, list[Item]], manifest_sha256: str
+) -> dict[str, str]:
+    """What decides over each suite's outcomes, see `identity`."""
     lexicon = {name: resolved(value) for name, value in conf.lexicon.items()}
     guard = guard_settings(conf.guard)
-    identities = {
+    return {
         suite.name: identity(
             suite,
             items[suite.name],
@@ -109,37 +149,16 @@ def evaluate(conf: EvaluateConf) -> tuple[Evaluation, Record]:
         )
         for suite in suites
     }
-    place = folder.parent / "evaluation" / conf.evaluation.name
-    journal = Journal.open(place, identities)
-    smaller = (
-        f"evaluation.batch_size below {conf.evaluation.batch_size}; the same line goes on with what was answered so far"
-    )
-    with explained_memory(smaller):
-        run_suites(suites, asked, journal, lambda side: subject(loaded, conf.evaluation, side))
-    shown = {key: {i.id: o[i.id] for i in asked[key[0]]} for key, o in journal.known.items() if key[0] in asked}
-    measured = [
-        one
-        for suite in suites
-        for one in measure(suite.metrics, {side: shown[(suite.name, side)] for side in suite.sides})
-    ]
-    evaluation = Evaluation(
-        conf=conf,
-        folder=place,
-        artifact=folder,
-        manifest_sha256=manifest_sha256,
-        suites=suites,
-        prompts={name: {i.id: i.conversation.messages[-1].content for i in items} for name, items in asked.items()},
-        outcomes=shown,
-        measured=measured,
-        decision=decide(conf.evaluation.gate, measured, limits=conf.evaluation.limits()),
-        lexicons=validities(lexicons),
-    )
-    run, tracking = loaded.artifact, loaded.artifact.conf.tracking
+
+
+def _record(conf: EvaluateConf, artifact: Artifact) -> Record:
+    """Of the artifact's run, to add to it."""
+    tracking = artifact.conf.tracking
     if isinstance(conf.tracking, NoTrackingConf):
-        return evaluation, Record()
+        return Record()
     if isinstance(conf.tracking, MlflowConf) and isinstance(tracking, MlflowConf):  # who evaluates decides about texts
         tracking = replace(tracking, log_texts=conf.tracking.log_texts)
-    return evaluation, find_record(tracking, run.manifest["run_id"])
+    return find_record(tracking, artifact.manifest["run_id"])
 
 
 def settings(conf: EvaluationConf, suite: str) -> dict[str, Any]:
