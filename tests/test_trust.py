@@ -180,6 +180,46 @@ def test_what_the_manifest_does_not_list_is_refused(artifact: Path, name: str) -
         load_artifact(artifact)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"files": ["abc"]}, "does not say files"),
+        ({"files": {"x" * 300: "0" * 64}}, "is damaged: xxx"),
+        ({"kind": None}, "does not say kind"),
+        ({"base": "demo", "run_id": 1}, "does not say run_id, base"),
+        ({"data": {}, "code": {}, "versions": []}, r"does not say data\.fingerprint, code\.commit, versions"),
+        ({"created": 1, "weights_sha256": []}, "does not say created, weights_sha256"),
+    ],
+)
+def test_a_manifest_says_what_others_rely_on(artifact: Path, change: dict[str, Any], told: str) -> None:
+    """What it lacks is named when the artifact is opened, not missed by a card or an export."""
+    manifest = json.loads((artifact / MANIFEST).read_text())
+    (artifact / MANIFEST).write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(ArtifactError, match=told):
+        load_artifact(artifact)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "{", "\xff"])
+def test_a_manifest_that_cannot_be_read_is_told(artifact: Path, text: str) -> None:
+    """By its name, with the remedy, however it is damaged."""
+    (artifact / MANIFEST).write_bytes(text.encode("latin-1"))
+    with pytest.raises(
+        ArtifactError, match=r"manifest\.json is damaged(.|\n)*fix: take the artifact from who trained it"
+    ):
+        load_artifact(artifact)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_that_cannot_be_read_is_told(artifact: Path, name: str) -> None:
+    """Also where the manifest lists it as it is."""
+    (artifact / name).write_text("{")
+    with (
+        pytest.raises(ModelError, match="cannot be loaded"),
+        open_artifact(forge(artifact), use_cpu=True).model(tuned=True),
+    ):
+        pass
+
+
 def test_an_adapter_is_loaded_from_safetensors_only(artifact: Path, marker: Path) -> None:
     """With the weights as a pickle in their place, nothing is read."""
     (artifact / "adapter_model.safetensors").unlink()

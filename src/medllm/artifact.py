@@ -23,7 +23,9 @@ import yaml
 from medllm import __version__
 from medllm.config.compose import resolved, run_conf_from_file
 from medllm.config.run import RunConf
-from medllm.errors import ArtifactError
+from medllm.config.store import is_there
+from medllm.errors import ArtifactError, FolderError
+from medllm.intact import parse_object, read_file
 from medllm.run_folder import as_json
 
 FORMAT = 1
@@ -34,6 +36,19 @@ LOADED = (".safetensors", ".json", ".jinja", ".model", ".yaml", ".gguf")
 
 # Files that run code when they are read: torch's and joblib's pickles, and Python itself. Nothing here writes any.
 RUNNABLE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".dill", ".py", ".pyc", ".so")
+
+# What a manifest must say besides its format, for cards, exports and evaluations rely on it.
+SAID: dict[str, type] = {
+    "files": dict,
+    "kind": str,
+    "created": str,
+    "weights_sha256": str,
+    "run_id": str,
+    "base": dict,
+    "data.fingerprint": str,
+    "code.commit": str,
+    "versions": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -102,17 +117,10 @@ def load_artifact(folder: Path | str) -> Artifact:
     folder = Path(folder)
     if not (folder / MANIFEST).is_file() and (folder / "artifact" / MANIFEST).is_file():
         folder = folder / "artifact"
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files = dict(manifest["files"])
-    except FileNotFoundError:
-        raise ArtifactError(f"{folder} is no artifact: it has no {MANIFEST}") from None
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
-        raise ArtifactError(f"{folder / MANIFEST} is damaged") from None
-    if manifest.get("format") != FORMAT:
-        raise ArtifactError(
-            f"{folder}: format {manifest.get('format')} is not {FORMAT}; it was written by another version"
-        )
+    if not (folder / MANIFEST).is_file():
+        raise ArtifactError(f"{folder} is no artifact: it has no {MANIFEST}")
+    manifest = _read_manifest(folder / MANIFEST)
+    files = manifest["files"]
     damaged = [name for name, digest in sorted(files.items()) if not _intact(folder, name, digest)]
     if damaged:
         raise ArtifactError(f"{folder} is damaged: {', '.join(damaged)}")
@@ -134,6 +142,32 @@ def load_artifact(folder: Path | str) -> Artifact:
     return Artifact(folder, manifest, run_conf_from_file(folder / "config.yaml"))
 
 
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest that says all of `SAID`."""
+    fix = "take the artifact from who trained it, or train it again"
+    try:
+        manifest = read_file(path, parse_object, fix)
+    except FolderError as error:
+        raise ArtifactError(str(error)) from None
+    if manifest.get("format") != FORMAT:
+        raise ArtifactError(
+            f"{path.parent}: format {manifest.get('format')} is not {FORMAT}; it was written by another version"
+        )
+    lacking = [key for key, kind in SAID.items() if not isinstance(_of(manifest, key), kind)]
+    if lacking:
+        raise ArtifactError(f"{path} is damaged: it does not say {', '.join(lacking)}\n    fix: {fix}")
+    return manifest
+
+
+def _of(manifest: dict[str, Any], key: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    value: Any = manifest
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
 def _intact(folder: Path, name: str, digest: str) -> bool:
     path = folder / name
-    return not Path(name).is_absolute() and ".." not in Path(name).parts and path.is_file() and sha256(path) == digest
+    inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+    return inside and is_there(path) and path.is_file() and sha256(path) == digest

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from medllm.config.lora import (
     AdapterConf,
     AdapterLayersConf,
@@ -165,13 +167,20 @@ def load_adapter(base: Any, folder: Path) -> Any:
     """The base with a saved adapter on it, for inference.
 
     Raises:
-        ModelError: if its weights are not safetensors: peft would unpickle what it finds instead, or ask the hub.
+        ModelError: if it cannot be read; or if its weights are not safetensors: peft would unpickle what it finds instead, or ask
+            the hub.
     """
     import peft
 
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder} holds no {WEIGHTS}\n    fix: give the folder of an adapter saved as safetensors")
-    return _keep_dtype(peft.PeftModel.from_pretrained(base, str(folder)).eval())
+    try:
+        model = peft.PeftModel.from_pretrained(base, str(folder)).eval()
+    except (ValueError, TypeError, SafetensorError) as error:
+        reason = str(error).partition("\n")[0]
+        fix = "take the adapter from who trained it, or train it again"
+        raise ModelError(f"{folder} cannot be loaded: {reason}\n    fix: {fix}") from None
+    return _keep_dtype(model)
 
 
 def undressed(model: Any, *, tuned: bool) -> tuple[Any, Callable[[int], Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from medllm import ranks
 from medllm.cache import key_of
@@ -207,7 +208,7 @@ def load_full_model(folder: Path, conf: ModelConf, device: str = "cpu") -> Any:
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
     model.requires_grad_(False)
     return model.to(device).eval()
