@@ -38,6 +38,7 @@ from medllm.run_folder import (
     read_record_id,
     read_record_key,
     read_result,
+    require_writable,
     write_history,
     write_record_id,
     write_result,
@@ -155,6 +156,23 @@ def test_what_a_killed_process_left_half_written_goes_with_its_lock(folder: Path
     lock_folder(folder, Fault("folder", "in use")).release()
     assert contents(folder) == before | {".lock": b""}
     assert not (folder / ".artifact.partial").exists()
+
+
+def test_a_file_that_cannot_be_written_is_refused_before(tmp_path: Path) -> None:
+    """A folder, a path below a file and a name that is too long; what can be written is left as it is."""
+    there = write_whole(tmp_path / "there", "as it was")
+    refused = {
+        tmp_path: "is a folder or a device",
+        there / "page.html": "cannot be written: (Not a directory|File exists)",
+        tmp_path / ("x" * 300): "cannot be written: File name too long",
+    }
+    for path, problem in refused.items():
+        with pytest.raises(ConfigError, match=rf"page={path}: {problem}\n +allowed: a file.*\n +fix: page=FILE"):
+            require_writable(path, "page")
+    for path in (there, tmp_path / "new" / "page.html"):
+        require_writable(path, "page")
+    assert there.read_text() == "as it was"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "there"]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

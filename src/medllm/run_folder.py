@@ -205,7 +205,7 @@ def lock_folder(folder: Path, fault: Fault) -> FileLock:
 
 def write_whole(path: Path, text: str) -> Path:
     """Replaces a file at once, so that nobody reads half of it, also after a kill."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside = _beside(path)
     try:
         with beside.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -215,6 +215,37 @@ def write_whole(path: Path, text: str) -> Path:
     finally:
         beside.unlink(missing_ok=True)
     return path
+
+
+def require_writable(path: Path, key: str = "") -> None:
+    """Refuses a file that `write_whole` could not write, before the work whose result it is to hold; makes the folder above it.
+
+    Args:
+        path: There or not.
+        key: By which its user named it; empty for one of the program's own.
+
+    Raises:
+        ConfigError: if something else is there, or nothing can be made there.
+    """
+    problem, beside = "", _beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.touch()
+        beside.unlink()
+        if path.exists() and not path.is_file():
+            problem = "is a folder or a device"
+    except OSError as error:
+        problem = f"cannot be written: {os.strerror(error.errno or 0)}"
+    if problem:
+        fix = f"{key}=FILE, another one" if key else "move what is there elsewhere"
+        raise ConfigError(
+            Fault(key, problem, str(path), allowed="a file, there or not, in a folder to write to", fix=fix)
+        )
+
+
+def _beside(path: Path) -> Path:
+    """Where a file is written before it takes its place."""
+    return path.parent / f".{path.name}.{os.getpid()}.partial"
 
 
 def as_json(value: Any) -> Any:

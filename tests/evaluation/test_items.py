@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from medllm.conversation import Conversation, Message
-from medllm.errors import NonFiniteError
-from medllm.evaluation.items import ITEMS, Journal, draw_items, identity
+from medllm.errors import FolderError, NonFiniteError
+from medllm.evaluation.items import IDENTITY, ITEMS, Journal, draw_items, identity
 from medllm.evaluation.suite import Item, Outcome, Side
 from tests.evaluation.made import MadeSuite
 
@@ -46,6 +46,30 @@ def test_a_line_that_was_cut_off_is_asked_again(tmp_path: Path) -> None:
     assert list(again.of("made", Side.base)) == ["a"]
     again.add("made", Side.base, item("b"), outcome())
     assert (tmp_path / ITEMS).read_bytes() == text
+
+
+WHOLE = {"suite": "made", "side": "base", "id": "a", "values": {"made/rate": [1, 1]}, "details": {}}
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        (IDENTITY, "{"),
+        (IDENTITY, "[1]"),
+        (ITEMS, "[1]"),
+        (ITEMS, "[" * 100_000),
+        *((ITEMS, json.dumps({**WHOLE, key: None})) for key in WHOLE),
+        (ITEMS, json.dumps({**WHOLE, "values": {"made/rate": [1]}})),
+    ],
+)
+def test_a_damaged_file_is_told(tmp_path: Path, file: str, text: str) -> None:
+    """By its name, with the remedy; nothing is changed."""
+    Journal.open(tmp_path, {"made": "1"}).add("made", Side.base, item("a"), outcome())
+    (tmp_path / file).write_text(text + "\n")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FolderError, match=rf"{tmp_path / file} is damaged(.|\n)*fix: move that file away"):
+        Journal.open(tmp_path, {"made": "1"})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_another_identity_starts_anew_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from medllm.config.evaluation.knowledge import KnowledgeConf
 from medllm.config.evaluation.rubric import RubricConf
 from medllm.errors import ArtifactError, ConfigError, DataError, DeviceMemoryError
 from medllm.evaluation import run as run_module
-from medllm.evaluation.items import ITEMS, Journal
+from medllm.evaluation.items import IDENTITY, ITEMS, PAGE, RESULTS, Journal
 from medllm.evaluation.report import record_report, results, write_report
 from medllm.evaluation.run import evaluating, run_suites, subject
 from medllm.evaluation.suite import Side
@@ -332,6 +333,21 @@ def test_another_limit_asks_nothing_twice(run: Path, monkeypatch: pytest.MonkeyP
     assert asked == [2, 2, 4, 4]
     assert (run / "evaluation" / "quick" / ITEMS).read_bytes() == lines
     assert (len(whole.prompts["conversation"]), len(look.prompts["conversation"])) == (6, 3)
+
+
+@pytest.mark.parametrize("name", [ITEMS, IDENTITY, RESULTS, PAGE])
+def test_what_cannot_be_written_is_told_before_anything_is_asked(
+    run: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder in the place of each file, and a file in the place of their folder."""
+    monkeypatch.setattr(LoadedArtifact, "model", lambda *a, **k: pytest.fail("was loaded"))
+    (run / "evaluation" / "quick" / name).mkdir(parents=True)
+    with pytest.raises(ConfigError, match=rf"{name}: is a folder(.|\n)*fix: move what is there elsewhere"):
+        evaluate(conf_of(run))
+    shutil.rmtree(run / "evaluation")
+    (run / "evaluation").touch()
+    with pytest.raises(ConfigError, match=r"evaluation/quick: cannot be written to: Not a directory"):
+        evaluate(conf_of(run))
 
 
 def test_one_process_evaluates_into_a_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,12 @@ from typing import Any
 from medllm.console import console
 from medllm.errors import NonFiniteError
 from medllm.evaluation.suite import Item, Outcome, Side, Suite
+from medllm.intact import expect, parse_object, read_file
 from medllm.run_folder import write_whole
 
 ITEMS, IDENTITY = "items.jsonl", "identity.json"
+RESULTS, PAGE = "results.json", "report.html"  # what they come to, see `report.py`
+FIX = "move that file away: all is then asked anew"
 
 Outcomes = dict[str, Outcome]  # by the item's id
 
@@ -69,11 +72,14 @@ class Journal:
         Args:
             folder: Of the evaluation.
             identities: By suite, see `identity`. Lines of suites that are not asked for now are kept in the file.
+
+        Raises:
+            FolderError: if a file of it is damaged.
         """
         folder.mkdir(parents=True, exist_ok=True)
         path, of = folder / ITEMS, folder / IDENTITY
-        before = dict(json.loads(of.read_text())) if of.is_file() else {}
-        lines = _lines(path) if before else []
+        before = read_file(of, parse_object, FIX) if of.is_file() else {}
+        lines = read_file(path, _parse_lines, FIX) if before and path.is_file() else []
         changed = [name for name, value in identities.items() if before.get(name, value) != value]
         if changed:
             console.print(
@@ -84,9 +90,7 @@ class Journal:
         write_whole(of, json.dumps({**before, **identities}, indent=2))
         known: dict[tuple[str, Side], Outcomes] = {}
         for line in lines:
-            values = {name: (float(pair[0]), float(pair[1])) for name, pair in line["values"].items()}
-            place = known.setdefault((line["suite"], Side(line["side"])), {})
-            place[line["id"]] = Outcome(values, line["details"])
+            known.setdefault((line["suite"], Side(line["side"])), {})[line["id"]] = _outcome(line)
         return cls(path, known)
 
     def of(self, suite: str, side: Side) -> Outcomes:
@@ -121,13 +125,22 @@ def _text(line: dict[str, Any]) -> str:
     return json.dumps(line, ensure_ascii=False) + "\n"
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _outcome(line: dict[str, Any]) -> Outcome:
+    values = {name: (float(pair[0]), float(pair[1])) for name, pair in line["values"].items()}
+    return Outcome(values, expect(dict, line["details"]))
+
+
+def _parse_lines(data: bytes) -> list[dict[str, Any]]:
     """Whole lines; one that a kill cut off is left out, and its item asked again."""
     found = []
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    for line in filter(None, text.split("\n")):  # texts may hold other ends of lines
+    for text in filter(None, data.decode(errors="replace").split("\n")):  # texts may hold other ends of lines
         try:
-            found.append(dict(json.loads(line)))
+            line = expect(dict, json.loads(text))
         except json.JSONDecodeError:
             continue
+        expect(str, line["suite"])
+        expect(str, line["id"])
+        Side(line["side"])
+        _outcome(line)
+        found.append(line)
     return found

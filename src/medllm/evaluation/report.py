@@ -7,7 +7,7 @@ from typing import Any
 from medllm.artifact import sha256
 from medllm.config.compose import resolved
 from medllm.evaluation.figures import Difference, Measured
-from medllm.evaluation.items import ITEMS
+from medllm.evaluation.items import ITEMS, PAGE, RESULTS
 from medllm.evaluation.lexicons import Share
 from medllm.evaluation.page import html_page
 from medllm.evaluation.run import Evaluation
@@ -16,7 +16,6 @@ from medllm.run_folder import as_json, write_whole
 from medllm.tracking.record import Record
 
 FORMAT = 1
-RESULTS, PAGE = "results.json", "report.html"
 
 
 def write_report(evaluation: Evaluation) -> Path:

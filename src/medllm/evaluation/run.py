@@ -18,7 +18,7 @@ from medllm.console import console, say
 from medllm.errors import Fault
 from medllm.evaluation.figures import Measured, measure
 from medllm.evaluation.gate import Decision, decide, rule_faults
-from medllm.evaluation.items import Journal, Outcomes, draw_items, identity
+from medllm.evaluation.items import IDENTITY, ITEMS, PAGE, RESULTS, Journal, Outcomes, draw_items, identity
 from medllm.evaluation.lexicons import Validity, build_lexicons, validities
 from medllm.evaluation.subject import ModelSubject
 from medllm.evaluation.suite import Item, Metric, Side, Subject, Suite
@@ -26,7 +26,7 @@ from medllm.evaluation.suites import Around, build_suites
 from medllm.guard.lexicon import load_lexicon
 from medllm.inference.load import LoadedArtifact, open_artifact
 from medllm.locate import find_artifact
-from medllm.run_folder import lock_folder
+from medllm.run_folder import lock_folder, require_writable
 from medllm.tracking.build import find_record
 from medllm.tracking.memory import explained_memory
 from medllm.tracking.record import Record
@@ -103,6 +103,8 @@ def evaluating(conf: EvaluateConf) -> Iterator[tuple[Evaluation, Record]]:
     fix = "wait for its end; the same line then asks only what is left"
     lock = lock_folder(place, Fault("artifact", "is being evaluated by another process", conf.artifact, fix=fix))
     try:
+        for name in (ITEMS, IDENTITY, RESULTS, PAGE):
+            require_writable(place / name)
         journal = Journal.open(place, _identities(conf, suites, items, manifest_sha256))
         smaller = f"evaluation.batch_size below {conf.evaluation.batch_size}"
         with explained_memory(f"{smaller}; the same line goes on with what was answered so far"):
