@@ -66,15 +66,19 @@ def main(arguments: list[str]) -> None:
         raise ConfigError([Fault("", "no such option", a, allowed="sweep=, runs=, winner=, page=") for a in arguments])
     if bool(sweep) == bool(runs):
         raise ConfigError(Fault("", "name either a sweep or runs", allowed="sweep=NAME_OR_FOLDER or runs=FOLDER,..."))
-    from medllm.comparison.report import compare_runs, compare_sweep, print_comparison, write_comparison
-    from medllm.comparison.winner import write_winner
+    from medllm.comparison.report import PAGE, compare_runs, compare_sweep, print_comparison, write_comparison
+    from medllm.comparison.winner import require_name, write_winner
+    from medllm.run_folder import require_writable
 
-    folder = find_sweep(sweep) if sweep else Path.cwd()
-    comparison = compare_sweep(folder) if sweep else compare_runs(find_runs(runs))
+    if winner:
+        require_name(winner)
+    folder = find_sweep(sweep) if sweep else Path(page).parent if page else Path.cwd()
+    folders = find_runs(runs)
+    written = Path(page) if page else folder / PAGE
+    require_writable(written, "page")
+    comparison = compare_sweep(folder) if sweep else compare_runs(folders)
     print_comparison(comparison, results_console())
-    if page and not sweep:
-        folder = Path(page).parent
-    for path in write_comparison(comparison, folder, Path(page) if page else None)[:1]:
+    for path in write_comparison(comparison, folder, written)[:1]:
         tell("page", path)
     if winner:
         tell("winner", f"{write_winner(comparison, winner)}: python train.py experiment={winner}")

@@ -36,10 +36,13 @@ def main(arguments: list[str]) -> None:
     """Does one step of the round trip."""
     verb, values = _parse(arguments)
     from medllm.evaluation import grading
+    from medllm.run_folder import require_writable
 
     folder = Path(values["evaluation"])
     if verb == "export":
         sheet = Path(values["sheet"]) if "sheet" in values else None
+        if sheet:
+            require_writable(sheet, "sheet")
         seed = int(values["seed"]) if "seed" in values else None
         sheet, key = grading.export_sheet(folder, sheet, seed)
         tell("sheet", sheet)

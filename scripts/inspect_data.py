@@ -21,7 +21,10 @@ def inspect(overrides: list[str], show: int, page: str) -> None:
     from medllm.data_page import html_page, print_view
     from medllm.data_view import data_view
     from medllm.models.base import build_tokenizer
+    from medllm.run_folder import require_writable
 
+    if page:
+        require_writable(Path(page), "page")
     renderer = Renderer(build_tokenizer(conf.model).tokenizer, conf.data.system_prompt)
     datasets = build_datasets(conf.data, renderer, effective_batching(conf), conf.seed)
     view = data_view(datasets, conf.data, renderer, conf.trainer.per_device_train_batch_size, conf.seed, show)

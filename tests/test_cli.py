@@ -2,6 +2,7 @@
 
 import errno
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from medllm.artifact import resolved_yaml
 from medllm.cli import guarded, overrides_first, pop_option
 from medllm.config.compose import ROOTS, compose_config, load_run_conf
 from medllm.config.validate import COMMANDS
+from medllm.data import pipeline
 from medllm.errors import ConfigError
 from medllm.run_folder import CONFIG, write_whole
 
@@ -172,6 +174,17 @@ def test_inspect_data(dialogues: Path, tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "report.html").read_text()
     done = subprocess.run([*command, "show=x"], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
     assert done.returncode == 2
+
+
+def test_inspect_data_refuses_its_page_first(
+    dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is prepared."""
+    monkeypatch.setattr(pipeline, "build_datasets", lambda *a, **k: pytest.fail("was prepared"))
+    script = runpy.run_path(str(ROOT / "scripts" / "inspect_data.py"))
+    arguments = ["model=tiny_random", "data=local", f"data.path={dialogues}", f"page={tmp_path}"]
+    assert guarded(lambda: script["main"](arguments)) == 2
+    assert f"page={tmp_path}: is a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["x", "", "-1", "\u00b2", "\u0663"])

@@ -76,7 +76,7 @@ def test_names_of_winners(tmp_path: Path) -> None:
     comparison: Any = SimpleNamespace(winner=SimpleNamespace(runs=[run]))
     for name in NAMES:
         passed = f"{name}" == slug(name)
-        with pytest.raises(MedLLMError, match="names no options" if passed else "a name has letters"):
+        with pytest.raises(MedLLMError, match="names no options" if passed else "is no name of an experiment"):
             write_winner(comparison, name, tmp_path / "conf")
         assert not passed or inside(tmp_path / f"{name}.yaml", tmp_path), name
     assert not list(tmp_path.iterdir())

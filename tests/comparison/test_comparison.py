@@ -1,6 +1,7 @@
 """Comparison of runs whose losses are known."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 from medllm.artifact import resolved_yaml
+from medllm.cli import guarded
+from medllm.comparison import report
 from medllm.comparison.pictures import short
 from medllm.comparison.report import compare_runs, compare_sweep, write_comparison
 from medllm.comparison.winner import write_winner
@@ -148,3 +151,19 @@ def test_the_script(tmp_path: Path) -> None:
     assert unknown.returncode == 2
     assert "allowed: mine" in unknown.stderr
     assert json.loads((folder / "sweep.json").read_text())["name"] == "fake"
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [("page=.", "page=.: is a folder"), ("winner=../x", "winner=../x: is no name of an experiment")],
+)
+def test_what_is_to_be_written_is_checked_before_anything_is_compared(
+    option: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One message instead of a comparison that comes to nothing."""
+    folder = sweep(tmp_path / "mine", {(8, 1e-4): 0.0})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "compare_sweep", lambda folder: pytest.fail("was compared"))
+    script = runpy.run_path(str(ROOT / "scripts" / "compare.py"))
+    assert guarded(lambda: script["main"]([f"sweep={folder}", option])) == 2
+    assert told in capsys.readouterr().err

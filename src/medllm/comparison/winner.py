@@ -10,11 +10,22 @@ from medllm.comparison.runs import leaves
 from medllm.comparison.statistics import Candidate, Comparison
 from medllm.config.compose import compose_config, load_run_conf, resolved, run_conf_from_file
 from medllm.config.store import project_root, slug
-from medllm.errors import MedLLMError
+from medllm.errors import ConfigError, Fault, MedLLMError
 from medllm.intervals import Interval
 
 # Where a run is recorded and uploaded belongs to the machine and to the person, not to the experiment.
 NOT_THE_EXPERIMENTS = ("name", "tracking", "hub")
+
+
+def require_name(name: str) -> None:
+    """Refuses what is no name of an experiment.
+
+    Raises:
+        ConfigError: naming what a name may hold.
+    """
+    if not name or slug(name) != name:
+        allowed = "at most 120 letters, digits, '.', '-', '_', '=' and ',', the first and the last no '.' or '-'"
+        raise ConfigError(Fault("winner", "is no name of an experiment", name, allowed=allowed, fix="winner=best"))
 
 
 def write_winner(comparison: Comparison, name: str, config_dir: Path | None = None) -> Path:
@@ -26,12 +37,12 @@ def write_winner(comparison: Comparison, name: str, config_dir: Path | None = No
         config_dir: Instead of the project's `conf/`.
 
     Raises:
+        ConfigError: if the name is none.
         MedLLMError: if there is no winner, if the file holds something else, or if it does not compose to the winner.
     """
     if comparison.winner is None:
         raise MedLLMError("there is no winner: no run has finished")
-    if not name or slug(name) != name:
-        raise MedLLMError(f"winner={name}: a name has letters, digits, '.', '-' and '_' only")
+    require_name(name)
     config_dir = config_dir or project_root() / "conf"
     path = config_dir / "experiment" / f"{name}.yaml"
     run = comparison.winner.runs[0]
