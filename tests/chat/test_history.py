@@ -74,6 +74,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ("{", "no JSON"),
+        ("[" * 100_000, "no JSON"),
         ("[]", "format is not 1"),
         ('{"format": 1, "messages": 3, "system": null}', "missing"),
         ('{"format": 1, "messages": [{"role": "user"}], "system": null}', "without role or content"),
@@ -89,6 +90,13 @@ def test_other_files_are_no_chats(text: str, problem: str, tmp_path: Path) -> No
         History.load(path)
     with pytest.raises(ChatError, match="cannot be read"):
         History.load(tmp_path / "none.json")
+
+
+def test_a_chat_without_a_system_prompt_need_not_say_so(tmp_path: Path) -> None:
+    """A missing key is none."""
+    path = tmp_path / "chat.json"
+    path.write_text('{"format": 1, "messages": []}')
+    assert History.load(path) == History()
 
 
 def test_a_saved_chat_names_who_answered(tmp_path: Path) -> None:

@@ -73,12 +73,12 @@ class History:
             said = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ChatError(f"{path} cannot be read: {error.strerror}") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ChatError(f"{path} is no saved chat: it is no JSON") from None
         fault = _fault(said)
         if fault:
             raise ChatError(f"{path} is no saved chat: {fault}")
-        return cls(said["system"], [Message(message["role"], message["content"]) for message in said["messages"]])
+        return cls(said.get("system"), [Message(message["role"], message["content"]) for message in said["messages"]])
 
 
 def _fault(said: Any) -> str:
