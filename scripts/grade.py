@@ -14,7 +14,7 @@ FOLDER is that of the evaluation, with `items.jsonl`. Run scripts/evaluate.py ag
 from pathlib import Path
 from typing import Any
 
-from medllm.cli import run_script
+from medllm.cli import DIGITS, is_whole_number, run_script
 from medllm.console import results_console, tell
 from medllm.errors import ConfigError, Fault
 
@@ -73,9 +73,9 @@ def _parse(arguments: list[str]) -> tuple[str, dict[str, str]]:
     faults = [Fault("", "no such option", name, allowed=allowed) for name in values if name not in OPTIONS[verb]]
     faults += [Fault(name, f"is needed to {verb}") for name in NEEDED[verb] if not values.get(name)]
     seed = values.get("seed", "0")
-    if not (seed.isascii() and seed.isdecimal()):
+    if not is_whole_number(seed):
         fix = "leave it out for a secret one"
-        faults.append(Fault("seed", "is no whole number", seed, allowed="digits 0 to 9", fix=fix))
+        faults.append(Fault("seed", "is no whole number", seed, allowed=DIGITS, fix=fix))
     if faults:
         raise ConfigError(faults)
     return verb, values

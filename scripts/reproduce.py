@@ -38,6 +38,8 @@ def main(arguments: list[str]) -> None:
     for name in OPTIONS:
         arguments, given[name] = pop_option(arguments, name, "")
     arguments, batch_size = pop_option(arguments, "batch_size", 8)
+    if batch_size < 1:
+        raise ConfigError(Fault("batch_size", "is out of range", str(batch_size), allowed=">= 1", fix="batch_size=8"))
     run = load_run_conf(arguments)
     conf, anchors = _conf(given)
     from rich.progress import Progress
@@ -54,7 +56,7 @@ def main(arguments: list[str]) -> None:
     tokenizer = build_tokenizer(run.model)
     model = build_base_model(run.model, run.quantization, tokenizer, pick_device(run.trainer.use_cpu)).eval()
     renderer = Renderer(tokenizer.tokenizer, run.generation.system_prompt)
-    subject: Any = Base(Side.base, model, renderer, max(1, batch_size))
+    subject: Any = Base(Side.base, model, renderer, batch_size)
     counts: dict[str, tuple[float, float]] = {}
     with Progress(console=console, disable=not console.is_terminal) as bar:
         row = bar.add_task("asking", total=len(items))
@@ -83,6 +85,7 @@ def _conf(given: dict[str, str]) -> tuple[Any, str]:
     from omegaconf.errors import OmegaConfBaseException
 
     from medllm.config.evaluation.knowledge import KnowledgeConf
+    from medllm.config.validate import explain
     from medllm.evaluation.anchors import ANCHORS
 
     anchors = given["anchors"]
@@ -101,9 +104,8 @@ def _conf(given: dict[str, str]) -> tuple[Any, str]:
         given_values = OmegaConf.create({**values, "tasks": tasks, "files": files})
         return OmegaConf.to_object(OmegaConf.merge(schema, given_values)), anchors
     except OmegaConfBaseException as error:
-        key = error.full_key or ""
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(Fault(key, reason, str(values.get(key, "")))) from None
+        error.__context__ = None  # OmegaConf's draft of the message, which explain would take for the cause
+        raise ConfigError(explain(error, [f"{name}={value}" for name, value in given.items() if value])) from None
 
 
 if __name__ == "__main__":

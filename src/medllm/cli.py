@@ -122,10 +122,20 @@ def pop_option(arguments: list[str], name: str, default: Value) -> tuple[list[st
     if not own:
         return rest, default
     value = own[-1].partition("=")[2]
-    if isinstance(default, int) and not (value.isascii() and value.isdecimal()):
-        _complain(f"{name}={value}: is no whole number\n    allowed: digits 0 to 9, such as {name}={default}")
+    if isinstance(default, int) and not is_whole_number(value):
+        _complain(f"{name}={value}: is no whole number\n    allowed: {DIGITS}, such as {name}={default}")
         raise SystemExit(2)
     return rest, type(default)(value)
+
+
+# Python makes no number of thousands of digits; the longest that anybody needs is a seed of 64 bits.
+MOST_DIGITS = 100
+DIGITS = f"digits 0 to 9, at most {MOST_DIGITS}"
+
+
+def is_whole_number(text: str) -> bool:
+    """Whether it is of `DIGITS`: others count as digits, too, and are no number to Python, or one that nobody meant."""
+    return text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS
 
 
 def _launch(main: Callable[[], Any]) -> None:
