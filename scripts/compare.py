@@ -12,6 +12,7 @@ setting does, and which is the smallest of the best. Runs that did not finish ar
 from pathlib import Path
 
 from medllm.cli import pop_option, run_script
+from medllm.config.paths import path_exists
 from medllm.config.store import expanded, project_root
 from medllm.console import results_console, tell
 from medllm.errors import ConfigError, Fault
@@ -25,7 +26,7 @@ def find_sweep(text: str) -> Path:
     """
     home = project_root() / "outputs" / "sweeps"
     for folder in (home / text, expanded(text)):
-        if (folder / "sweep.json").is_file():
+        if path_exists(folder / "sweep.json"):
             return folder
     found = sorted(path.parent.name for path in home.glob("*/sweep.json"))
     raise ConfigError(Fault("sweep", "no such sweep", text, allowed=", ".join(found) or f"none yet below {home}"))
@@ -43,17 +44,21 @@ def find_runs(text: str) -> list[Path]:
     for part in filter(None, parts):
         runs = [path for path in _matching(part) if (path / "config.yaml").is_file()]
         if not runs:
-            raise ConfigError(Fault("runs", "finds no run", part, allowed="folders that hold a config.yaml"))
+            allowed = "folders that hold a config.yaml, or a pattern in which ** stands alone between two /"
+            raise ConfigError(Fault("runs", "finds no run", part, allowed=allowed))
         found += runs
     return found
 
 
 def _matching(text: str) -> list[Path]:
     path = expanded(text)
-    if path.is_dir():
-        return [path]
+    if path_exists(path):
+        return [path] if path.is_dir() else []
     root = Path(path.anchor)
-    return sorted(found for found in root.glob(str(path.relative_to(root))) if found.is_dir())
+    try:
+        return sorted(found for found in root.glob(str(path.relative_to(root))) if found.is_dir())
+    except (OSError, ValueError):  # of a name that is too long; of a pattern such as `a**`
+        return []
 
 
 def main(arguments: list[str]) -> None:

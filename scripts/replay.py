@@ -10,6 +10,7 @@ is left out, so that the same line twice does no harm. A run that goes on in its
 """
 
 from medllm.cli import pop_option, run_script
+from medllm.config.paths import path_exists
 from medllm.config.store import expanded
 from medllm.console import tell
 from medllm.errors import ConfigError, Fault, TrackingError
@@ -26,10 +27,9 @@ def main(arguments: list[str]) -> None:
     from medllm.tracking.build import replay_record
 
     folder = expanded(text)
-    is_sweep = (folder / SWEEP).is_file()
-    if not (
-        is_sweep or (folder / CONFIG).is_file() or (folder / UNSENT).is_file()
-    ):  # of a day, perhaps, where one still runs
+    is_sweep = path_exists(folder / SWEEP)
+    # Another one may be of a day, where runs still go on.
+    if not (is_sweep or path_exists(folder / CONFIG) or path_exists(folder / UNSENT)):
         raise ConfigError(Fault("run", "is no such folder", text, allowed="a run's folder, or a sweep's"))
     works_in = folder.parent if (folder.parent / SWEEP).is_file() else folder
     fix = "wait for its end: it sends what is left by itself, as soon as the store is back"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from medllm import locate
 from medllm.artifact import resolved_yaml
 from medllm.cli import guarded, overrides_first, pop_option
 from medllm.config.compose import ROOTS, compose_config, load_run_conf
@@ -23,6 +24,7 @@ from medllm.errors import ConfigError
 from medllm.run_folder import CONFIG, write_whole
 
 ROOT = Path(__file__).parents[1]
+LONG = "l" * 300
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,8 @@ ROOT = Path(__file__).parents[1]
         (["lora.r=8,16", "-m", "lora.foo=3"], "lora.foo=3: no such key"),
         (["hydra.foo=1"], "hydra.foo=1: no such key"),
         (["data=local"], "data.path: needs a value"),
+        (["data=local", f"data.path={LONG}.csv"], "no such file"),
+        ([f"trainer.resume_from_checkpoint={LONG}"], "is no complete checkpoint"),
         (["--cfg", "job", "lora.rank=8"], "did you mean lora.r?"),
         (["--help", "lora.rank=8"], "did you mean lora.r?"),
         (["--shell-completion"], "Expecting one subcommand"),
@@ -187,7 +191,7 @@ def test_inspect_data_refuses_its_page_first(
     assert f"page={tmp_path}: is a folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("value", ["x", "", "-1", "\u00b2", "\u0663"])
+@pytest.mark.parametrize("value", ["x", "", "-1", "\u00b2", "\u0663", "9" * 5000])
 def test_a_number_is_of_the_digits_of_ascii(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Others count as digits, too, and are no number to Python, or one that nobody meant."""
     with pytest.raises(SystemExit) as stopped:
@@ -241,6 +245,35 @@ def test_a_disk_that_refuses_anything(
     shown = capsys.readouterr().err
     assert shown.startswith("medllm: " + told.format(tmp_path))
     assert shown.endswith("\n    fix: make room or mend the disk, then type the same line again\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "told"),
+    [
+        ("replay", [f"run={LONG}"], "is no such folder"),
+        ("compare", [f"sweep={LONG}"], "no such sweep"),
+        ("compare", [f"runs={LONG}"], "finds no run"),
+        ("compare", ["runs=t/r**/x"], "finds no run"),
+        ("grade", ["show", f"evaluation={LONG}"], "holds no answers to a rubric"),
+        ("grade", ["export", "evaluation=x", f"seed={'9' * 5000}"], "is no whole number"),
+        ("chat", [f"artifact={LONG}", "tracking=none"], "names no folder and no run record"),
+        (
+            "review",
+            ["create", f"artifact={LONG}", "name=first", "raters=[{id:a,role:b,qualified:true}]"],
+            "names no folder",
+        ),
+    ],
+)
+def test_no_name_is_too_long(
+    script: str, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that no file system takes, a pattern or a number that Python does not take, is one that is not there."""
+    monkeypatch.setattr(locate, "folder_of_record", lambda store, run_id: "")
+    main = runpy.run_path(str(ROOT / "scripts" / f"{script}.py"))["main"]
+    assert guarded(lambda: main(arguments)) in (1, 2)
+    shown = capsys.readouterr().err
+    assert told in shown
+    assert "Traceback" not in shown
 
 
 @pytest.mark.parametrize("line", ["train.py --help", "train.py --cfg job", "scripts/inspect_data.py --help"])

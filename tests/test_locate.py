@@ -31,7 +31,7 @@ def test_by_folder(tmp_path: Path) -> None:
     assert find_artifact(str(run)) == find_artifact(str(run / "artifact")) == run / "artifact"
     with pytest.raises(ConfigError, match=r"has no manifest\.json"):
         find_artifact(str(tmp_path), NoTrackingConf())
-    for text in ("0" * 32, "~nobody-of-that-name/run"):
+    for text in ("0" * 32, "~nobody-of-that-name/run", "l" * 300):
         with pytest.raises(ConfigError, match="names no folder and no run record"):
             find_artifact(text, NoTrackingConf())
 

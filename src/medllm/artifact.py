@@ -22,8 +22,8 @@ import yaml
 
 from medllm import __version__
 from medllm.config.compose import resolved, run_conf_from_file
+from medllm.config.paths import path_exists
 from medllm.config.run import RunConf
-from medllm.config.store import is_there
 from medllm.errors import ArtifactError, FolderError
 from medllm.intact import parse_object, read_file
 from medllm.run_folder import as_json
@@ -170,4 +170,4 @@ def _of(manifest: dict[str, Any], key: str) -> Any:
 def _intact(folder: Path, name: str, digest: str) -> bool:
     path = folder / name
     inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-    return inside and is_there(path) and path.is_file() and sha256(path) == digest
+    return inside and path_exists(path) and path.is_file() and sha256(path) == digest

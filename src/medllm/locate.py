@@ -5,6 +5,7 @@ from pathlib import Path
 from medllm.artifact import MANIFEST, sha256
 from medllm.config.compose import load_conf
 from medllm.config.evaluation import EvaluateConf
+from medllm.config.paths import path_exists
 from medllm.config.store import expanded, rooted
 from medllm.config.tracking import TrackingConf
 from medllm.errors import ConfigError, Fault
@@ -15,7 +16,7 @@ from medllm.tracking.registry import SCHEME, Registry, Version
 def located(text: str) -> Path:
     """A path as it was typed, from where the command was typed; if nothing is there, from the project's root."""
     typed = expanded(text)
-    return typed if typed.exists() else rooted(text)
+    return typed if path_exists(typed) else rooted(text)
 
 
 def find_artifact(text: str, tracking: TrackingConf | None = None) -> Path:
@@ -33,10 +34,10 @@ def find_artifact(text: str, tracking: TrackingConf | None = None) -> Path:
         store = tracking or _own_store()
         return folder_of_version(Registry(store).find(text), store)
     found = located(text)
-    for place in (found, found / "artifact"):
-        if (place / MANIFEST).is_file():
-            return place.resolve()
-    if found.exists():
+    if path_exists(found):
+        for place in (found, found / "artifact"):
+            if (place / MANIFEST).is_file():
+                return place.resolve()
         problem = f"is no artifact: it has no {MANIFEST}, nor has an artifact/ folder in it"
         fix = "a run that has finished: outputs/<date>/<time>-<name>"
         raise ConfigError(Fault("artifact", problem, text, fix=fix))

@@ -211,6 +211,8 @@ def test_faults_of_files_are_told(tmp_path: Path) -> None:
             read_text(tmp_path, content, name)
     with pytest.raises(DataError, match=r"^data.path=none.csv: no such file \(/.*\)\n    fix: give the path"):
         read(Path("none.csv"))
+    with pytest.raises(DataError, match=r"no such file"):
+        read(Path("l" * 300 + ".csv"))
     with pytest.raises(DataError, match=r"empty: the folder holds no file of a known format\n    allowed: \.csv"):
         read(tmp_path / "empty")
 

@@ -10,7 +10,7 @@ import pytest
 from medllm.config.compose import load_conf
 from medllm.config.review import CreateReviewConf
 from medllm.errors import ConfigError, ReviewError
-from medllm.review.create import create_review, draw
+from medllm.review.create import answers_path, create_review, draw
 from medllm.review.plan import load_review
 from medllm.review.sheets import export_sheets
 from tests.review.made import RATERS, answers, is_tuned, made_review, run_folder
@@ -138,6 +138,8 @@ def test_missing_answers_are_explained(tmp_path: Path) -> None:
     items.unlink()
     with pytest.raises(ConfigError, match=r"answers=.*no such file"):
         made_review(run)
+    with pytest.raises(ConfigError, match=r"answers=.*l: no such file"):
+        answers_path("l" * 300, run / "artifact")
 
 
 def test_prompts_of_ones_own(tmp_path: Path) -> None:

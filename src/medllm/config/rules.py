@@ -7,6 +7,7 @@ from medllm.config.data import Batching, DataConf, MixDataConf, OverLength, sour
 from medllm.config.evaluation import suite_names
 from medllm.config.lora import LoraConf, NoAdapterConf, PrefixTuningConf
 from medllm.config.model import AttnImplementation, Dtype
+from medllm.config.paths import path_exists
 from medllm.config.quantization import FourBitConf, Int8Conf, NoQuantizationConf
 from medllm.config.run import RunConf
 from medllm.config.store import rooted
@@ -63,7 +64,7 @@ def cross_field_faults(conf: RunConf) -> list[Fault]:
         fix = "data.max_length=512"
         found.append(Fault("data.max_length", "leaves no answer to train on", str(conf.data.max_length), fix=fix))
     checkpoint = conf.trainer.resume_from_checkpoint
-    if checkpoint is not None and not (Path(checkpoint) / "trainer_state.json").is_file():
+    if checkpoint is not None and not path_exists(Path(checkpoint) / "trainer_state.json"):
         fix = "give the folder of a checkpoint: outputs/.../checkpoints/checkpoint-N"
         found.append(Fault("trainer.resume_from_checkpoint", "is no complete checkpoint", checkpoint, fix=fix))
     found += trust_faults(conf.model)
@@ -133,7 +134,7 @@ def data_faults(conf: DataConf) -> list[Fault]:
     return [
         Fault(key, f"no such file ({rooted(path)})", path, fix="give the path of an existing file or folder")
         for key, path in paths
-        if path is not None and not rooted(path).exists()
+        if path is not None and not path_exists(rooted(path))
     ]
 
 

@@ -88,14 +88,6 @@ def rooted(path: str) -> Path:
     return project_root() / expanded(path)
 
 
-def is_there(path: Path) -> bool:
-    """Whether a path names something. Of a name that is too long, or may not be looked at, `Path.exists` raises instead."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
-
-
 def slug(text: str) -> str:
     """A folder name made of an override list: nothing but letters, digits, `.`, `-`, `=`, `,` and `_`, at most 120.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medllm.config.conf import Conf
+from medllm.config.paths import path_exists
 from medllm.errors import Fault
 
 # What MLflow takes beside a file of SQLite.
@@ -45,7 +46,8 @@ class MlflowConf(TrackingConf):
         """A relative path would depend on where a command was typed."""
         found, uri, location = [], self.tracking_uri, self.artifact_location
         file = Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
-        if not (ADDRESS.fullmatch(uri) if file is None else file.is_absolute() and file.name and not file.is_dir()):
+        is_folder = file is not None and path_exists(file) and file.is_dir()
+        if not (ADDRESS.fullmatch(uri) if file is None else file.is_absolute() and file.name and not is_folder):
             allowed = (
                 "sqlite:////ABSOLUTE/FILE.db, or the address of a server: http://HOST:PORT, postgresql://HOST/NAME"
             )

@@ -15,6 +15,7 @@ import torch
 
 from medllm.config.data import DataConf, LocalDataConf
 from medllm.config.evaluation.conversation import ConversationConf
+from medllm.config.paths import path_exists
 from medllm.config.run import RunConf
 from medllm.config.store import rooted
 from medllm.conversation import Conversation, Message, Rendered, Renderer
@@ -192,7 +193,7 @@ def whole(item: Item) -> Conversation:
 
 def _local(data: DataConf, path: str) -> LocalDataConf:
     """A file, prepared as the run prepared its own data."""
-    if not rooted(path).exists():
+    if not path_exists(rooted(path)):
         fix = "give the path of an existing file or folder"
         raise ConfigError(Fault("evaluation.conversation.path", f"no such file ({rooted(path)})", path, fix=fix))
     shared = {name: getattr(data, name) for name in DataConf.__dataclass_fields__}

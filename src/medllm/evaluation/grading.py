@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from medllm.config.paths import path_exists
 from medllm.config.store import slug
 from medllm.errors import DataError, Fault
 from medllm.evaluation.rubric import GRADED, SOURCES, SUITE, Rubric, clipped_mean, score_values
@@ -142,7 +143,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def _numbered(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """Lines of JSON with their numbers."""
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n") if path.is_file() else [], 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n") if path_exists(path) else [], 1):
         try:
             value = json.loads(line)
         except ValueError:

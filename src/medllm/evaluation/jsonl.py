@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from medllm.config.paths import path_exists
 from medllm.config.store import rooted
 from medllm.errors import ConfigError, DataError, Fault
 
@@ -37,7 +38,7 @@ def file_faults(key: str, files: list[str], taken: set[str]) -> list[Fault]:
     faults = []
     for file in files:
         path = rooted(file)
-        if not path.is_file():
+        if not (path_exists(path) and path.is_file()):
             faults.append(Fault(key, f"no such file ({path})", file, fix="give the path of an existing JSONL file"))
         elif path.stem in taken:
             fix = "rename it: ids and figures are named after it"

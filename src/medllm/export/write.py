@@ -9,6 +9,7 @@ from typing import Any
 
 from medllm.artifact import MANIFEST, Artifact, load_artifact, sha256, write_json
 from medllm.config.export import ExportConf, Format
+from medllm.config.paths import path_exists
 from medllm.errors import ConfigError, Fault
 from medllm.export.gguf_file import About, check_convertible, check_ids, file_name, load_config, load_gguf, write_gguf
 from medllm.export.merged import BESIDE, copy, seal_merged, whole_model, write_merged
@@ -86,7 +87,7 @@ def _check(conf: ExportConf, artifact: Artifact, reference: Reference, output: P
     """Before anything is loaded."""
     faults = []
     for kind in conf.formats:
-        if (output / kind.value).exists():
+        if path_exists(output / kind.value):
             fix = "remove it, or name another folder: output=FOLDER"
             faults.append(Fault("output", "exists", str(output / kind.value), fix=fix))
     if not artifact.is_adapter:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from medllm import ranks
 from medllm.cache import key_of
 from medllm.config.model import ChatFormat, ModelConf, PretrainedModelConf, Source, TinyRandomModelConf, WheelModelConf
+from medllm.config.paths import path_exists
 from medllm.config.quantization import QuantizationConf
 from medllm.config.trust import VARIABLE, trust_faults
 from medllm.conversation import CHATML_TEMPLATE, CHATML_TOKENS
@@ -50,8 +51,13 @@ def is_at_hand(conf: ModelConf) -> bool:
     if isinstance(conf, WheelModelConf) and conf.source is Source.wheel:
         return prepared_folder(conf).is_dir()
     if isinstance(conf, PretrainedModelConf):
-        return Path(conf.pretrained_model_name_or_path).is_dir()
+        return _is_folder(conf.pretrained_model_name_or_path)
     return True
+
+
+def _is_folder(name: str) -> bool:
+    """Whether a model's name is a folder of this machine rather than an id of the hub."""
+    return path_exists(Path(name)) and Path(name).is_dir()
 
 
 def resolve(conf: PretrainedModelConf) -> str:
@@ -67,7 +73,7 @@ def resolve(conf: PretrainedModelConf) -> str:
     if isinstance(conf, WheelModelConf) and conf.source is Source.wheel:
         return str(prepare(conf))
     name = conf.pretrained_model_name_or_path
-    if not conf.trust_remote_code and Path(name).is_dir():
+    if not conf.trust_remote_code and _is_folder(name):
         refuse_code(Path(name))
     return name
 
@@ -256,7 +262,7 @@ def base_identity(conf: ModelConf) -> str:
 
 def _identity(conf: PretrainedModelConf, name: str) -> Any:
     """What tells this model's files from any others."""
-    if Path(name).is_dir():
+    if _is_folder(name):
         return folder_identity(Path(name))
     from transformers.utils import cached_file
 

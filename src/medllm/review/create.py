@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from medllm.artifact import MANIFEST, load_artifact, sha256
+from medllm.config.paths import path_exists
 from medllm.config.review import LETTERS, CreateReviewConf
 from medllm.errors import ConfigError, Fault, ReviewError
 from medllm.locate import find_artifact, located
@@ -108,8 +109,7 @@ def answers_path(given: str | None, artifact_folder: Path) -> Path:
         ConfigError: naming the evaluations that there are.
     """
     path = located(given) if given else artifact_folder.resolve().parent / "evaluation" / "quick"
-    path = path / "items.jsonl" if path.is_dir() else path
-    if path.is_file():
+    if path_exists(path) and (path := path / "items.jsonl" if path.is_dir() else path).is_file():
         return path
     found = sorted(str(p.parent.name) for p in (artifact_folder.resolve().parent / "evaluation").glob("*/items.jsonl"))
     fix = f"answers=FOLDER of one of: {', '.join(found)}" if found else "python scripts/evaluate.py artifact=... first"
@@ -139,8 +139,8 @@ def read_answers(path: Path, side: str) -> Answers:
     Raises:
         ReviewError: if a line is damaged, or there is no answer of this side.
     """
-    path = path / "items.jsonl" if path.is_dir() else path
-    if not path.is_file():
+    path = path / "items.jsonl" if path_exists(path) and path.is_dir() else path
+    if not path_exists(path):
         raise ReviewError(f"{path}: no such file\n    allowed: items.jsonl of an evaluation, or its folder")
     found: Answers = {}
     for number, text in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medllm.config.data import SourceConf
+from medllm.config.paths import path_exists
 from medllm.config.store import rooted
 from medllm.data.sources.encoding import detect_encoding
 from medllm.data.sources.log import ReadingLog
@@ -22,6 +23,10 @@ def source_files(given: str) -> list[Path]:
     """
     path = rooted(given)
     allowed = ", ".join(sorted(READERS))
+    if not path_exists(path):
+        raise DataError(
+            f"data.path={given}: no such file ({path})\n    fix: give the path of an existing file or folder"
+        )
     if path.is_dir():
         inside = (
             file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in READERS and file.is_file()
@@ -30,10 +35,6 @@ def source_files(given: str) -> list[Path]:
         if not visible:
             raise DataError(f"data.path={given}: the folder holds no file of a known format\n    allowed: {allowed}")
         return [path / file for file in visible]
-    if not path.is_file():
-        raise DataError(
-            f"data.path={given}: no such file ({path})\n    fix: give the path of an existing file or folder"
-        )
     if path.suffix.lower() not in READERS:
         raise DataError(f"data.path={given}: unknown format\n    allowed: {allowed}, or a folder of such files")
     return [path]
@@ -110,7 +111,7 @@ def _commit(source: SourceConf) -> str:
     if source.revision and re.fullmatch(r"[0-9a-f]{40}", source.revision):
         return source.revision
     folder = Path(str(source.dataset))
-    if folder.is_dir():  # `datasets` reads folders as well
+    if path_exists(folder) and folder.is_dir():  # `datasets` reads folders as well
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         content = (hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
         return f"folder {hashlib.sha256(''.join(content).encode()).hexdigest()}"
