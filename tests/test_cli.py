@@ -41,8 +41,8 @@ LONG = "l" * 300
         (["lora.r=8,16", "-m", "lora.foo=3"], "lora.foo=3: no such key"),
         (["hydra.foo=1"], "hydra.foo=1: no such key"),
         (["data=local"], "data.path: needs a value"),
-        (["data=local", f"data.path={LONG}.csv"], "no such file"),
-        ([f"trainer.resume_from_checkpoint={LONG}"], "is no complete checkpoint"),
+        pytest.param(["data=local", f"data.path={LONG}.csv"], "no such file", marks=pytest.mark.slow),
+        pytest.param([f"trainer.resume_from_checkpoint={LONG}"], "is no complete checkpoint", marks=pytest.mark.slow),
         (["--cfg", "job", "lora.rank=8"], "did you mean lora.r?"),
         (["--help", "lora.rank=8"], "did you mean lora.r?"),
         (["--shell-completion"], "Expecting one subcommand"),
@@ -287,6 +287,7 @@ def test_who_reads_has_read_enough(line: str) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.slow
 def test_a_refused_line_changes_nothing_in_a_folder(
     train: Callable[..., Any], tiny_overrides: list[str], held: Path, tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def test_composing_leaves_torch_out() -> None:
     assert loaded_by(code, "torch", "transformers", "mlflow", "peft", "datasets") == "[]"
 
 
+@pytest.mark.slow
 def test_a_start_imports_no_more_than_it_needs() -> None:
     """Cleaning is imported where something is cleaned, pictures when there is one to draw, a store when one is opened."""
     late = ("ftfy", "rensa", "py3langid", "matplotlib", "mlflow", "optuna", "ray")

@@ -295,12 +295,16 @@ def test_another_base_behind_the_same_name_does_not_go_on(
     ],
 )
 def test_each_thing_that_matters_is_compared(line: list[str], tmp_path: Path, change: str, key: str) -> None:
-    """Batch, rate, base, data: refused with both values; also name and revision of a base on the hub."""
+    """Batch, rate, base, data: refused with both values."""
     write_whole(tmp_path / "config.yaml", resolved_yaml(load_run_conf(line)))
     with pytest.raises(ConfigError) as refused:
         refuse_other_run(load_run_conf([*line, change]), tmp_path)
     assert [fault.key for fault in refused.value.faults] == [key]
     assert "was " in refused.value.faults[0].problem
+
+
+def test_another_commit_of_a_base_on_the_hub_does_not_go_on(line: list[str], tmp_path: Path) -> None:
+    """Nor another name."""
     hub = [
         *(o for o in line if not o.startswith(("model", "quantization"))),
         "model=llama3_8b_instruct",

@@ -134,6 +134,7 @@ def test_the_winner_becomes_an_experiment_that_composes_to_it(tmp_path: Path) ->
         write_winner(comparison, "best", conf_dir)
 
 
+@pytest.mark.slow
 def test_the_script(tmp_path: Path) -> None:
     """It prints the ranking and writes the page; an unknown sweep is answered with those that exist."""
     folder = sweep(tmp_path / "outputs" / "sweeps" / "mine", {(8, 1e-4): 0.0, (16, 1e-4): 0.3})

@@ -183,6 +183,7 @@ class Work:
         return [item**self.power for item in items]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("worth", [1, 100])
 def test_all_processes_do_what_one_does(worth: int) -> None:
     """In order, in batches of one size, taking no more of a stream than a window."""

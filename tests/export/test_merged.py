@@ -134,6 +134,7 @@ def test_the_adapter_alone(dialogues: Path, tmp_path: Path, monkeypatch: pytest.
     assert load_adapter(base, place) is not None
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported(dialogues: Path, tmp_path: Path) -> None:
     """Refused before anything is loaded: a folder that exists, a whole model, an adapter that changes no weights."""
     run = train_tiny(dialogues, tmp_path / "run", *FLOAT32)

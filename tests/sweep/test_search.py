@@ -275,6 +275,7 @@ def test_the_best_is_the_least_of_what_is_finite(search: Type, tmp_path: Path) -
     assert begun == before
 
 
+@pytest.mark.slow
 def test_a_range_is_the_same_in_a_grid_and_in_a_search() -> None:
     """`range(0,4)` is 0, 1, 2, 3: its end is left out in both, with steps and without."""
     for text, wanted in (("range(0,4)", [0, 1, 2, 3]), ("range(0,4,3)", [0, 3]), ("range(1,4,3)", [1])):
@@ -288,6 +289,7 @@ def test_a_range_is_the_same_in_a_grid_and_in_a_search() -> None:
         assert space is None or space.axes[0].values() == wanted
 
 
+@pytest.mark.slow
 def test_another_space_needs_another_name(search: Type) -> None:
     """What was learned in one space says nothing about another."""
     search("lora.r=4,8", "hydra.sweeper.n_trials=1")
@@ -304,6 +306,7 @@ def test_an_engine_that_does_not_run_ends_the_search(search: Type) -> None:
     assert len(search("lora.r=4,8,16", RATE, outcome=broken).ran) == 1
 
 
+@pytest.mark.slow
 def test_a_poor_point_is_pruned(tmp_path: Path) -> None:
     """A point's process finds its trial by the folder; what is above the median of the others is given up."""
     axes = make_plan(["lora.r=2,4", RATE, "hydra/sweeper=optuna"], multirun=True).space.axes  # type: ignore[union-attr]

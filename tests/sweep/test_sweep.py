@@ -145,7 +145,7 @@ def test_the_plan_is_kept_to(train: Callable[..., Any], tiny_overrides: list[str
 @pytest.mark.parametrize(
     ("axis", "expected"),
     [
-        ("lora.r=2,2", "lora.r=2: stands twice in the grid"),
+        pytest.param("lora.r=2,2", "lora.r=2: stands twice in the grid", marks=pytest.mark.slow),
         pytest.param(
             "trainer.num_train_epochs=1,2", "trainer.num_train_epochs=1 / 2: has no effect", marks=pytest.mark.slow
         ),

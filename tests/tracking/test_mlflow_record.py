@@ -218,6 +218,7 @@ def test_steps_that_are_done_again_count_once(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_no_run_that_seems_to_run(tmp_path: Path) -> None:
     """Wherever it died after the run was made, the next record to open says KILLED."""
     with open_record(store(tmp_path), Opening("first"), tmp_path / "first"):
