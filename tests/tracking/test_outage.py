@@ -492,7 +492,7 @@ def test_outages_of_a_real_server(tmp_path: Path, server: Server) -> None:
         log(record, range(50, 60))
     assert server.recorded(record.id) == ("RUNNING", everything(50))
     server.start()
-    assert replay_record(run) == 11  # with the status
+    assert replay_record(run) == (11, 0)  # with the status
     assert server.recorded(record.id) == ("FINISHED", everything(60))
     assert MlflowClient(server.uri).get_run(record.id).data.tags["tracking"] == "degraded"
 
