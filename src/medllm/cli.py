@@ -164,15 +164,15 @@ def _launch(main: Callable[[], Any]) -> None:
         from medllm.experiment import check  # imports torch: only after every key, type and range is right
 
         plan = _as_possible(plan)
-        if plan.run_dir is not None and ranks.is_main():
-            _refuse_held(plan.points[0].conf, plan.run_dir)
         check(plan.points)
         if any(point.conf.hub.push_to_hub for point in plan.points):
             _check_upload(plan)
         if arguments.multirun:
             _run_sweep(main, plan, arguments.overrides)
         else:
-            _hold(plan, held)  # before Hydra writes to it
+            _hold(plan, held)
+            if plan.run_dir is not None and ranks.is_main():
+                _refuse_held(plan.points[0].conf, plan.run_dir)  # before Hydra writes to it
             _run(main, plan, arguments.overrides)
 
 

@@ -139,7 +139,7 @@ class Sweep:
                 self.file.parent_id = record.id
                 record.log_artifact(self.file.save(self.folder))
                 record.end_children()  # of an earlier process, which the lock says is dead
-                self._replay()
+                self._replay(conf)
                 try:
                     with stop.deferred("stopping after the steps under way"):
                         yield
@@ -149,7 +149,7 @@ class Sweep:
                     pass  # the table says which and why; what it means is decided below
                 finally:
                     record.end_children()
-                    self._replay()
+                    self._replay(conf)
                     self._conclude(record)
                 self._refuse_unfinished()
         finally:
@@ -175,14 +175,14 @@ class Sweep:
 
         return sorted(found, key=rank)
 
-    def _replay(self) -> None:
+    def _replay(self, conf: RunConf) -> None:
         """What points could not send, if the store is back; their own word on how they ended is the last."""
         left = [folder for point in self.file.points if has_unsent(folder := self.folder / point.folder)]
         if not left or has_unsent(self.folder):  # then the store is away now
             return
         try:
             for folder in left:
-                replay_record(folder, getattr(self.plan.points[0].conf.tracking, "tracking_uri", ""))
+                replay_record(folder, getattr(conf.tracking, "tracking_uri", ""))
         except TrackingError as error:
             console.print(str(error))
 
