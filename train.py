@@ -3,7 +3,8 @@
 import hydra
 from omegaconf import DictConfig
 
-from medllm.cli import launch, run_point
+from medllm.cli import launch
+from medllm.point import run_point
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -6,7 +6,7 @@ in 4 or 8 bits). Everything in the cache can be made again; clearing it costs on
 """
 
 from medllm.cache import cache_dir, cache_entries, clear_cache
-from medllm.cli import run_script
+from medllm.command import run_script
 from medllm.console import plain_console
 from medllm.errors import ConfigError, Fault
 

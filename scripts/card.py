@@ -9,7 +9,7 @@ Figures come from the artifact, its run's evaluations and reviews. The card says
 the artifact.
 """
 
-from medllm.cli import pop_option, run_script
+from medllm.command import pop_option, run_script
 from medllm.console import tell
 from medllm.errors import ConfigError, Fault
 

@@ -13,7 +13,7 @@
     exit code 0 left; 1 failed, 2 the configuration is wrong
 """
 
-from medllm.cli import run_script
+from medllm.command import run_script
 from medllm.config.chat import ChatConf
 from medllm.config.compose import load_conf
 from medllm.console import plain_console

@@ -11,7 +11,7 @@ setting does, and which is the smallest of the best. Runs that did not finish ar
 
 from pathlib import Path
 
-from medllm.cli import pop_option, run_script
+from medllm.command import pop_option, run_script
 from medllm.config.paths import path_exists
 from medllm.config.store import expanded, project_root
 from medllm.console import results_console, tell

@@ -16,7 +16,7 @@ and the figures in the run record. The same line goes on with an evaluation that
 
 import sys
 
-from medllm.cli import pop_option, run_script
+from medllm.command import pop_option, run_script
 from medllm.config.compose import load_conf
 from medllm.config.evaluation import EvaluateConf
 from medllm.console import results_console, tell

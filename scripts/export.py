@@ -17,7 +17,7 @@ artifact itself: chat.py and evaluate.py take its folder.
     exit code 0 exported; 1 failed, 2 the configuration is wrong
 """
 
-from medllm.cli import run_script
+from medllm.command import run_script
 from medllm.config.compose import load_conf
 from medllm.config.export import ExportConf
 from medllm.config.store import expanded

@@ -14,7 +14,7 @@ FOLDER is that of the evaluation, with `items.jsonl`. Run scripts/evaluate.py ag
 from pathlib import Path
 from typing import Any
 
-from medllm.cli import DIGITS, is_whole_number, run_script
+from medllm.command import DIGITS, is_whole_number, run_script
 from medllm.console import results_console, tell
 from medllm.errors import ConfigError, Fault
 

@@ -6,7 +6,7 @@ same overrides as train.py and loads no model weights. `page=` writes all of it,
 
 from pathlib import Path
 
-from medllm.cli import pop_option, run_script
+from medllm.command import pop_option, run_script
 from medllm.config.compose import load_run_conf
 from medllm.console import plain_console, tell
 

@@ -14,7 +14,7 @@ what has changed, and nothing if nothing has.
     exit code 0 published, or could be; 1 failed, 2 something stands against it
 """
 
-from medllm.cli import run_script
+from medllm.command import run_script
 from medllm.config.compose import load_conf
 from medllm.config.publish import PublishConf
 from medllm.console import tell

@@ -11,7 +11,7 @@ takes models:/name@alias and models:/name/version. Promoting checks every file o
 the run's folder, whose manifest must not change.
 """
 
-from medllm.cli import pop_option, run_script
+from medllm.command import pop_option, run_script
 from medllm.console import tell
 from medllm.errors import ConfigError, Fault
 

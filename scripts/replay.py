@@ -9,7 +9,7 @@ is left out, so that the same line twice does no harm. A run that goes on in its
                 `refused.jsonl` keeps; 2 the folder is none, or in use
 """
 
-from medllm.cli import pop_option, run_script
+from medllm.command import pop_option, run_script
 from medllm.config.paths import path_exists
 from medllm.config.store import expanded
 from medllm.console import tell

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from medllm.cli import pop_option, run_script
+from medllm.command import pop_option, run_script
 from medllm.config.compose import load_run_conf
 from medllm.errors import ConfigError, Fault
 

@@ -18,7 +18,7 @@ Which answer is whose is kept in <name>.key.json, beside the review's folder: do
 from collections.abc import Callable
 from pathlib import Path
 
-from medllm.cli import pop_option, run_script
+from medllm.command import pop_option, run_script
 from medllm.config.store import expanded
 from medllm.console import results_console, tell
 from medllm.errors import ConfigError, Fault

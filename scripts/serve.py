@@ -15,7 +15,7 @@ Nothing of what people write is recorded or logged unless feedback=true. Behind 
     exit code 130 after Ctrl-C, 143 after SIGTERM; 1 failed, 2 the configuration is wrong
 """
 
-from medllm.cli import run_script
+from medllm.command import run_script
 from medllm.config.compose import load_conf
 from medllm.config.serve import ServeConf
 

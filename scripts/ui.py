@@ -9,7 +9,7 @@ answers to no other name. What ends the process, a kill included, ends all of it
     exit code 130 after Ctrl-C, 143 after SIGTERM; 2 the configuration is wrong, or there is no such database yet
 """
 
-from medllm.cli import run_script
+from medllm.command import run_script
 from medllm.config.compose import load_conf
 from medllm.config.ui import UiConf
 

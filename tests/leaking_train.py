@@ -40,7 +40,7 @@ def install() -> None:
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="train")
 def main(config: DictConfig) -> float:
     """One run."""
-    from medllm.cli import run_point
+    from medllm.point import run_point
 
     install()
     return run_point(config)

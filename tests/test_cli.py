@@ -16,7 +16,8 @@ import yaml
 
 from medllm import locate
 from medllm.artifact import resolved_yaml
-from medllm.cli import guarded, overrides_first, pop_option
+from medllm.cli import overrides_first
+from medllm.command import guarded, pop_option
 from medllm.config.compose import ROOTS, compose_config, load_run_conf
 from medllm.config.validate import COMMANDS
 from medllm.data import pipeline

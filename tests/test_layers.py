@@ -26,7 +26,7 @@ LAYERS = [
         "template",
         "__init__",
     },
-    {"config", "intact"},
+    {"command", "config", "intact"},
     {"conversation", "licences", "run_folder", "spreadsheet"},
     {"data", "models", "tracking", "hub", "plots", "pages", "artifact", "help"},
     {"training", "inference", "data_page", "locate", "sameness"},
@@ -38,6 +38,7 @@ LAYERS = [
     {"sweep", "review"},
     {"card", "chat", "export"},
     {"publication", "serving"},
+    {"point"},
     {"cli"},
 ]
 ONLY_IN = {

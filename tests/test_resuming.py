@@ -18,11 +18,11 @@ from omegaconf import open_dict
 
 from medllm import summary
 from medllm.artifact import resolved_yaml, sha256
-from medllm.cli import run_point
 from medllm.config.compose import compose_config, load_run_conf
 from medllm.config.plan import make_plan
 from medllm.errors import ConfigError
 from medllm.models.base import build_base_model, build_tokenizer
+from medllm.point import run_point
 from medllm.run_folder import UNSENT, read_result, write_whole
 from medllm.sameness import refuse_other_run
 from medllm.stopping import stop

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from medllm.cli import guarded
+from medllm.command import guarded
 from medllm.config.compose import load_run_conf, resolved, run_conf_from_file
 from medllm.errors import ConfigError, Fault, FolderError
 from medllm.run_folder import (

@@ -1,53 +1,36 @@
 """The command line of `train.py`: gates first, then Hydra runs the points.
 
-Hydra composes and launches; this module checks before it and reports after it, so that people see one message with a
-remedy instead of a traceback, and exit codes mean something: 0 done, 1 failed, 2 the configuration is wrong, 130 and 143
-interrupted.
+Hydra composes and launches. This module checks before it, `medllm.point` is what Hydra calls, and `medllm.command` tells how it
+ended.
 """
 
 import argparse
 import contextlib
-import errno
 import os
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any
 
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from medllm import ranks
+from medllm.command import guarded
 from medllm.config.compose import compose_config
-from medllm.config.plan import Plan, Point, make_plan
-from medllm.config.run import RunConf
-from medllm.config.store import SCHEMAS
-from medllm.config.tracking import MlflowConf
-from medllm.config.trainer import LOSS
-from medllm.config.validate import explain, to_run_conf
-from medllm.console import console, say
-from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError, PointPrunedError, RankError, in_brief
-from medllm.gpus import claim_gpu, refuse_sharing
+from medllm.config.plan import Plan, make_plan
+from medllm.config.validate import explain
+from medllm.console import say
+from medllm.errors import ConfigError, Fault
+from medllm.gpus import refuse_sharing
 from medllm.help import help_text
 from medllm.libraries import prepare_libraries
-from medllm.redaction import redacted
-from medllm.stopping import is_sweeps_child, stop
+from medllm.point import refuse_held
+from medllm.stopping import stop
 from medllm.storage import explained_storage
-
-if TYPE_CHECKING:
-    from medllm.result import Result
-
-Value = TypeVar("Value", int, str)
-
-# What a file or folder of the user's is, and is not meant to be: another kind, not theirs, or with a name that no disk takes.
-MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def launch(main: Callable[[], Any]) -> None:
@@ -57,85 +40,6 @@ def launch(main: Callable[[], Any]) -> None:
         main: The decorated function; it calls `run_point`.
     """
     sys.exit(guarded(lambda: _launch(main)))
-
-
-def run_script(main: Callable[[list[str]], None], text: str | None) -> NoReturn:
-    """What a file of `scripts/` does when it is started: `main` behind the gates, or its own text for -h and --help."""
-    if {"-h", "--help"} & set(sys.argv):
-        sys.exit(guarded(lambda: print(text)))
-    prepare_libraries()
-    stop.listen()  # SIGTERM too then ends by way of what cleans up
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
-
-
-def guarded(action: Callable[[], None]) -> int:
-    """Runs an action and turns what it raises into a message and an exit code."""
-    try:
-        with explained_storage():
-            action()
-            sys.stdout.flush()
-    except BrokenPipeError:  # who read has read enough, as `| head` does; what is still to be written goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except MedLLMError as error:
-        _complain(str(error), of_all=isinstance(error, ConfigError | RankError))
-        return error.exit_code
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return 130
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else int(bool(error.code))
-    except OSError as error:
-        if error.errno not in MISPLACED or error.filename is None:
-            return _defect()
-        fix = "name another file or folder, or put that one right"
-        _complain(f"{error.filename}: {os.strerror(error.errno)}\n    fix: {fix}")
-        return 1
-    except Exception:
-        return _defect()
-    return 0
-
-
-def _defect() -> int:
-    """Of medllm or of a library: its traceback as Python would show it, but for secrets."""
-    print(redacted(traceback.format_exc()), end="", file=sys.stderr)
-    return 1
-
-
-def _complain(text: str, *, of_all: bool = True) -> None:
-    """Tells on stderr why the program ends. What all ranks come to, rank 0 tells alone."""
-    text = redacted(text)  # an error may quote a file or a library
-    if ranks.is_main():
-        print(f"medllm: {text}", file=sys.stderr)
-    elif not of_all:
-        print(f"medllm: rank {ranks.rank()}: {text}", file=sys.stderr)
-
-
-def pop_option(arguments: list[str], name: str, default: Value) -> tuple[list[str], Value]:
-    """Takes a script's own `name=VALUE` out of its arguments; the rest are overrides. Numbers have a number as default.
-
-    Raises:
-        SystemExit: with code 2, if it should be a number and is none.
-    """
-    own = [argument for argument in arguments if argument.startswith(f"{name}=")]
-    rest = [argument for argument in arguments if argument not in own]
-    if not own:
-        return rest, default
-    value = own[-1].partition("=")[2]
-    if isinstance(default, int) and not is_whole_number(value):
-        _complain(f"{name}={value}: is no whole number\n    allowed: {DIGITS}, such as {name}={default}")
-        raise SystemExit(2)
-    return rest, type(default)(value)
-
-
-# Python makes no number of thousands of digits; the longest that anybody needs is a seed of 64 bits.
-MOST_DIGITS = 100
-DIGITS = f"digits 0 to 9, at most {MOST_DIGITS}"
-
-
-def is_whole_number(text: str) -> bool:
-    """Whether it is of `DIGITS`: others count as digits, too, and are no number to Python, or one that nobody meant."""
-    return text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS
 
 
 def _launch(main: Callable[[], Any]) -> None:
@@ -172,7 +76,7 @@ def _launch(main: Callable[[], Any]) -> None:
         else:
             _hold(plan, held)
             if plan.run_dir is not None and ranks.is_main():
-                _refuse_held(plan.points[0].conf, plan.run_dir)  # before Hydra writes to it
+                refuse_held(plan.points[0].conf, plan.run_dir)  # before Hydra writes to it
             _run(main, plan, arguments.overrides)
 
 
@@ -306,154 +210,3 @@ def _explained(main: Callable[[], Any], overrides: list[str]) -> None:
         raise ConfigError(Fault("hydra.run.dir", f"cannot be used: {error.strerror}", str(error.filename))) from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last: a wrong mix of Hydra's flags
         raise ConfigError(explain(error, overrides)) from None
-
-
-def run_point(config: DictConfig) -> float:
-    """Trains one composed configuration inside Hydra, writes its result and returns the objective.
-
-    Raises:
-        PointFailedError: in a sweep, if the point failed; it carries a reason and no frames, because Hydra keeps it until
-            the sweep ends, and a traceback would keep the point's model.
-    """
-    prepare_libraries()  # again, for points in processes of their own
-    hydra_config = HydraConfig.get()
-    folder = Path(hydra_config.runtime.output_dir)
-    sweeping = hydra_config.mode is RunMode.MULTIRUN
-    from medllm.models.preflight import degraded
-    from medllm.run_folder import RESULT, STOP, lock_run, read_result, write_result
-
-    if sweeping:
-        stop.file = folder.parent / STOP
-        done = read_result(folder)
-        objective = done.get("objective")
-        if done.get("status") in ("FINISHED", "PRUNED") and objective is not None:  # an engine started it again
-            return float(objective)
-        if is_sweeps_child() and not config.trainer.use_cpu:
-            claim_gpu(stop.requested)
-        if stop.requested():
-            write_result(folder, "NOT STARTED", reason="the sweep was stopped")
-            raise PointFailedError("the sweep was stopped before this point")
-        return _train_to_the_end(config, folder, sweeping=True)
-    lock = lock_run(folder)
-    try:
-        conf, _ = degraded(to_run_conf(config))
-        _refuse_held(conf, folder)
-        (folder / RESULT).unlink(missing_ok=True)  # gives way to this one's
-        return _train_to_the_end(config, folder, sweeping=False)
-    finally:
-        lock.release()
-
-
-def _refuse_held(conf: RunConf, folder: Path) -> None:
-    """A folder takes one run, which goes on there if it was ended before its time."""
-    from medllm.run_folder import read_result, require_readable
-    from medllm.sameness import refuse_other_run
-
-    if read_result(folder).get("status") == "FINISHED":
-        raise ConfigError(Fault("hydra.run.dir", "holds a run already", str(folder), fix="choose another folder"))
-    require_readable(folder)
-    refuse_other_run(conf, folder)
-
-
-def _train_to_the_end(config: DictConfig, folder: Path, *, sweeping: bool) -> float:
-    """See `run_point`."""
-    from medllm.experiment import free_memory  # imports what touches CUDA: only after a GPU is claimed
-    from medllm.publication.publish import publish_trained
-    from medllm.run_folder import write_result
-
-    stop.listen()
-    reason = ""
-    try:
-        with stop.no_other_exit():  # also before there is a record, and after
-            result, conf = _train(config, folder, sweeping=sweeping)
-    except (KeyboardInterrupt, SystemExit):
-        write_result(folder, "KILLED", reason="interrupted")
-        if is_sweeps_child():
-            reason = "interrupted"  # the process that runs the sweep decides what it means
-        else:
-            raise
-    except PointPrunedError as error:
-        write_result(folder, "PRUNED", objective=error.loss, reason=str(error))
-        console.print(f"pruned {folder.name}: {error}")
-        traceback.clear_frames(error.__traceback__)
-        return error.loss
-    except Exception as error:
-        known = isinstance(error, MedLLMError)
-        reason = redacted(in_brief(error))
-        frames = redacted(traceback.format_exc())
-        with contextlib.suppress(OSError):  # on a full disk the reason is still told
-            write_result(folder, "FAILED", reason=reason)
-            (folder / "traceback.txt").write_text(frames, encoding="utf-8")
-        if not known:
-            print(frames, end="", file=sys.stderr)
-        if not sweeping:
-            if known:
-                raise
-            raise SystemExit(1) from None
-        traceback.clear_frames(error.__traceback__)
-    finally:
-        free_memory()
-    if reason:
-        raise PointFailedError(reason)
-    _tell(result, conf, folder, sweeping=sweeping)
-    if conf.hub.push_to_hub and ranks.is_main():  # last, so that a refused upload costs nothing
-        say("uploaded", publish_trained(conf, folder / "artifact"))
-    return result.objective
-
-
-def _train(config: DictConfig, folder: Path, *, sweeping: bool) -> "tuple[Result, RunConf]":
-    from medllm.experiment import check, run_training
-    from medllm.models.preflight import degraded
-    from medllm.result import result_metrics
-    from medllm.run_folder import STUDY, SWEEP, SweepFile, write_result
-
-    conf, missing = degraded(to_run_conf(config))
-    check([Point((), conf)])
-    options = {group: str(option) for group, option in HydraConfig.get().runtime.choices.items() if group in SCHEMAS}
-    if missing:
-        options["quantization"] = "none"
-    parent_id = SweepFile.load(folder.parent).parent_id if sweeping and (folder.parent / SWEEP).is_file() else ""
-    report = None
-    if sweeping and (folder.parent / STUDY).is_file() and conf.trainer.objective == LOSS:  # what is pruned by
-        from medllm.sweep.study import reporter  # imports optuna
-
-        report = reporter(folder)
-
-    def conclude(result: "Result") -> None:
-        write_result(
-            folder,
-            "FINISHED",
-            objective=result.objective,
-            metrics=result_metrics(result),
-            run_id=result.run_id,
-            aim=result.aim,
-            choices=options,
-        )
-
-    result = run_training(
-        conf,
-        folder,
-        parent_id=parent_id,
-        choices=options,
-        missing=missing,
-        is_point=sweeping,
-        report=report,
-        conclude=conclude,
-    )
-    return result, conf
-
-
-def _tell(result: "Result", conf: RunConf, folder: Path, *, sweeping: bool) -> None:
-    """The last words of a run that has finished, which it stays whatever ends them: a signal, a closed pipe."""
-    from medllm.summary import print_point, print_run
-    from medllm.sweep.rates import rate_of, write_rate
-
-    if ranks.world_size() == 1 and result.train_seconds:  # plans are of one process, and learn nothing from no step
-        write_rate(conf, rate_of(result, folder.name))
-    if sweeping:
-        print_point(folder.name, result)
-    else:
-        shown = {"artifact": str(result.artifact)}
-        if isinstance(conf.tracking, MlflowConf):
-            shown["run"] = f"{result.run_id} in {conf.tracking.tracking_uri}"
-        print_run(result, shown)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from medllm.artifact import resolved_yaml
-from medllm.cli import guarded
+from medllm.command import guarded
 from medllm.comparison import report
 from medllm.comparison.pictures import short
 from medllm.comparison.report import compare_runs, compare_sweep, write_comparison

@@ -9,7 +9,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
-from medllm.cli import guarded, launch
+from medllm.cli import launch
+from medllm.command import guarded
 from medllm.config.compose import ROOTS, compose_config
 from medllm.config.store import project_root
 from medllm.config.targets import LAUNCHERS, RESOLVERS, resolvers, target_faults

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medllm.cli import guarded
+from medllm.command import guarded
 from medllm.inference.load import LoadedArtifact
 from tests.conftest import ROOT
 

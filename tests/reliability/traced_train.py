@@ -48,7 +48,7 @@ def install_trace(path: str) -> None:
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="train")
 def main(config: DictConfig) -> float:
     """One point."""
-    from medllm.cli import run_point
+    from medllm.point import run_point
 
     return run_point(config)
 
@@ -67,6 +67,7 @@ def serve() -> None:
     """Forks runs; says the process id of each, and then how it ended."""
     import medllm.cli
     import medllm.experiment
+    import medllm.point
     import medllm.publication.publish
     import medllm.summary
     import medllm.sweep.run

@@ -53,7 +53,7 @@ def install(config: DictConfig) -> None:
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="train")
 def main(config: DictConfig) -> float:
     """One point."""
-    from medllm.cli import run_point
+    from medllm.point import run_point
 
     install(config)
     return run_point(config)

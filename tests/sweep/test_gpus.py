@@ -114,13 +114,13 @@ def test_a_point_claims_before_it_trains(
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
-    from medllm import cli
+    from medllm import point
     from medllm.config.compose import compose_config
     from medllm.run_folder import STOP
     from medllm.stopping import OWNER, stop
 
     claims: list[str] = []
-    monkeypatch.setattr(cli, "claim_gpu", lambda stopped: claims.append(os.environ[OWNER]))
+    monkeypatch.setattr(point, "claim_gpu", lambda stopped: claims.append(os.environ[OWNER]))
     monkeypatch.setattr(stop, "file", None)
     (tmp_path / STOP).touch()
     own = [override for override in tiny_overrides if not override.startswith("hydra.")]
@@ -132,5 +132,5 @@ def test_a_point_claims_before_it_trains(
         monkeypatch.setenv(OWNER, str(owner))
         config.trainer.use_cpu = use_cpu
         with pytest.raises(PointFailedError, match="stopped before this point"):
-            cli.run_point(config)
+            point.run_point(config)
     assert claims == ["1"]

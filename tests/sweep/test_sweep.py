@@ -197,9 +197,9 @@ def test_a_failed_point_frees_its_model(
     from omegaconf import open_dict
     from transformers import PreTrainedModel
 
-    from medllm.cli import run_point
     from medllm.config.compose import compose_config
     from medllm.errors import PointFailedError
+    from medllm.point import run_point
     from medllm.training.trainer import MedTrainer
 
     own = [override for override in tiny_overrides if not override.startswith("hydra.")]
@@ -238,9 +238,9 @@ def test_a_point_that_exits_has_failed(
     from omegaconf import open_dict
 
     from medllm import experiment
-    from medllm.cli import run_point
     from medllm.config.compose import compose_config
     from medllm.errors import PointFailedError
+    from medllm.point import run_point
     from medllm.training.trainer import MedTrainer
 
     def leave(*arguments: Any, **more: Any) -> None:

@@ -182,7 +182,9 @@ def test_one_rank_that_fails_ends_all(tiny_overrides: list[str], tmp_path: Path)
     """Its reason is what people read, what the folder says and what the record says."""
     done = torchrun("-m", "tests.training.failing_train", *tiny_overrides, "trainer.max_steps=100")
     assert done.returncode != 0
-    reason = "rank 1: RuntimeError in failing_train.py, line 26"
+    source = Path(__file__).with_name("failing_train.py").read_text().splitlines()
+    line = next(number for number, text in enumerate(source, 1) if "the second card fell off" in text)
+    reason = f"rank 1: RuntimeError in failing_train.py, line {line}"
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["status"], result["reason"]) == ("FAILED", reason)
     assert f"medllm: {reason}" in done.stderr
