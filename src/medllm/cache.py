@@ -22,7 +22,6 @@ ABOUT, SUMS = "about.json", "sums.json"
 # Of weights, whose whole would take as long to read as the cache saves: a JSON file, and the header of safetensors.
 OF_WEIGHTS = 2**20
 
-
 # Of a full disk that the cache lies on.
 FIX = "make room there (python scripts/cache.py clear) or name another folder by MEDLLM_CACHE; then type the same line again"
 

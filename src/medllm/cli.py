@@ -30,7 +30,6 @@ from medllm.help import help_text
 from medllm.libraries import prepare_libraries
 from medllm.point import refuse_held
 from medllm.stopping import stop
-from medllm.storage import explained_storage
 
 
 def launch(main: Callable[[], Any]) -> None:
@@ -200,13 +199,8 @@ def _run_sweep(main: Callable[[], Any], plan: Plan, overrides: list[str]) -> Non
 
 
 def _explained(main: Callable[[], Any], overrides: list[str]) -> None:
-    """Calls Hydra's main; what it refuses becomes a ConfigError, and so does a folder that it cannot make."""
+    """Calls Hydra's main; what it refuses becomes a ConfigError."""
     try:
-        with explained_storage():
-            main()
-    except OSError as error:
-        if error.filename is None:
-            raise
-        raise ConfigError(Fault("hydra.run.dir", f"cannot be used: {error.strerror}", str(error.filename))) from None
+        main()
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last: a wrong mix of Hydra's flags
         raise ConfigError(explain(error, overrides)) from None

@@ -58,8 +58,8 @@ def folder_sample(folder: Path) -> list[tuple[str, int, str]]:
     for path in sorted(file for file in folder.iterdir() if file.suffix in (".json", ".safetensors")):
         size, digest = path.stat().st_size, hashlib.sha256()
         with path.open("rb") as file:
-            for number in range(PIECES):
-                file.seek(number * max(size - PIECE, 0) // (PIECES - 1))
+            for start in range(0, size, max(PIECE, size // PIECES)):
+                file.seek(start)
                 digest.update(file.read(PIECE))
         found.append((path.name, size, digest.hexdigest()))
     return found
