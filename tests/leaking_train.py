@@ -1,7 +1,7 @@
 """train.py whose libraries say what they should not: at the second step they log `MEDLLM_TEST_LEAK` and fail with it.
 
-An exception caused by another, logged with its traceback, warned of and raised: every way by which a text of others gets into a
-run's folder, its record, or onto the terminal.
+An exception caused by another, logged with its traceback, and raised: as their own, whose words go no further than the folder, or
+quoted by an error of this project (`MEDLLM_TEST_QUOTED=1`), whose words results, tables and records tell.
 """
 
 import logging
@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 def install() -> None:
     """Replaces the trainer's step in this process."""
+    from medllm.errors import TrackingError
     from medllm.training.trainer import MedTrainer
 
     step = MedTrainer.training_step
@@ -32,7 +33,8 @@ def install() -> None:
             raise ConnectionError(f"refused: {said}")
         except ConnectionError as error:
             library.exception("cannot connect with %s", said)
-            raise RuntimeError(f"gave up: {said}") from error
+            quoted = os.environ["MEDLLM_TEST_QUOTED"] == "1"
+            raise (TrackingError if quoted else RuntimeError)(f"gave up: {said}") from error
 
     MedTrainer.training_step = leaking  # type: ignore[method-assign]
 

@@ -48,12 +48,15 @@ def line(tiny_overrides: list[str]) -> list[str]:
 
 
 def typed(line: list[str], folder: Path) -> None:
-    """What `python train.py LINE hydra.run.dir=FOLDER` does inside Hydra."""
+    """What `python train.py LINE hydra.run.dir=FOLDER` does inside Hydra; raises what it would tell before it exits."""
     config = compose_config(line)
     with open_dict(config):
         config.hydra.runtime.output_dir = str(folder)
     HydraConfig.instance().set_config(config)
-    run_point(config)
+    try:
+        run_point(config)
+    except SystemExit as exit:
+        raise exit.__cause__ or exit from None
 
 
 def ended(line: list[str], folder: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:

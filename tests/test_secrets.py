@@ -5,7 +5,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 import uuid
 from collections import UserDict
 from collections.abc import Iterator
@@ -197,16 +196,12 @@ BEGINNINGS = (
 )
 
 
+@pytest.mark.timeout(20)  # in proportion: a second a megabyte; by the square: 24 seconds for a tenth of that
 @pytest.mark.parametrize("length", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
-def test_no_text_takes_long(length: int) -> None:
-    """A megabyte of whatever patterns begin with takes less than a second of a processor's time, and so in proportion."""
-    slow = {}
-    for beginning in BEGINNINGS:
-        text = (beginning * (length // len(beginning) + 1))[:length]
-        began = time.process_time()
-        redacted(text)
-        slow[beginning] = time.process_time() - began
-    assert max(slow.values()) < max(length / 1_000_000, 0.3), max(slow.items(), key=lambda item: item[1])
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_no_text_hangs(beginning: str, length: int) -> None:
+    """A megabyte of whatever patterns begin with is read to its end (`benchmarks/redaction.py` tells how soon)."""
+    assert redacted((beginning * (length // len(beginning) + 1))[:length])
 
 
 def test_what_this_project_writes_stays() -> None:
@@ -372,15 +367,19 @@ def git(folder: Path, *arguments: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("more", "names"),
+    ("more", "quoted", "names"),
     [
-        ([], {"train.log", "uncommitted.diff"}),
-        (["lora.r=4,8", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], {"points.csv"}),
+        ([], "0", {"train.log", "uncommitted.diff"}),
+        (
+            ["lora.r=4,8", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+            "1",
+            {"result.json", "mlflow.db", "points.csv"},
+        ),
     ],
     ids=["run", "sweep"],
 )
 def test_no_secret_is_kept_of_a_run(
-    more: list[str], names: set[str], tiny_overrides: list[str], tmp_path: Path
+    more: list[str], quoted: str, names: set[str], tiny_overrides: list[str], tmp_path: Path
 ) -> None:
     """A run that checkpoints and fails, with canaries in the environment, in uncommitted code, and in all that libraries say.
 
@@ -396,7 +395,7 @@ def test_no_secret_is_kept_of_a_run(
     git(root, "commit", "-m", "mine")
     said = "\n".join((*CANARIES.values(), PLAIN, mark))
     code.write_text("".join(f"{line}\n" for line in said.split("\n")))
-    secrets = {"HF_TOKEN": CANARIES["a token of the hub"], "CLINIC_DB_PASSWORD": PLAIN, "MEDLLM_TEST_LEAK": said}
+    secrets = {"HF_TOKEN": CANARIES["a token of the hub"], "CLINIC_DB_PASSWORD": PLAIN}
     done = subprocess.run(
         [
             *(sys.executable, str(ROOT / "tests" / "leaking_train.py"), *tiny_overrides, "trainer.eval_strategy=no"),
@@ -405,7 +404,7 @@ def test_no_secret_is_kept_of_a_run(
         capture_output=True,
         text=True,
         timeout=280,
-        env={**os.environ, "MEDLLM_ROOT": str(root), **secrets},
+        env={**os.environ, "MEDLLM_ROOT": str(root), "MEDLLM_TEST_LEAK": said, "MEDLLM_TEST_QUOTED": quoted, **secrets},
     )
     assert done.returncode == 1 and mark in done.stderr, done.stderr
     assert_silent(done.stdout + done.stderr)
@@ -415,7 +414,8 @@ def test_no_secret_is_kept_of_a_run(
         content = path.read_bytes()
         assert not [core for core in (*CORES, PLAIN) if core.encode() in content], path
         telling |= {path.name} if mark.encode() in content else set()
-    assert telling >= {"traceback.txt", "result.json", "mlflow.db"} | names
+    assert telling >= {"traceback.txt"} | names
+    assert quoted == "1" or not telling & {"result.json", "mlflow.db"}
     assert {path.name for path in kept} >= {
         "overrides.yaml",
         "hydra.yaml",

@@ -46,8 +46,7 @@ def guarded(action: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except MedLLMError as error:
-        complain(str(error), of_all=isinstance(error, ConfigError | RankError))
-        return error.exit_code
+        return report(error)
     except KeyboardInterrupt:
         complain("interrupted")
         return 130
@@ -68,6 +67,12 @@ def _defect() -> int:
     """Of medllm or of a library: its traceback as Python would show it, but for secrets."""
     print(redacted(traceback.format_exc()), end="", file=sys.stderr)
     return 1
+
+
+def report(error: MedLLMError) -> int:
+    """Tells why the program ends and returns its exit code."""
+    complain(str(error), of_all=isinstance(error, ConfigError | RankError))
+    return error.exit_code
 
 
 def complain(text: str, *, of_all: bool = True) -> None:

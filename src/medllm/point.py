@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from medllm import ranks
+from medllm.command import report
 from medllm.config.plan import Point
 from medllm.config.run import RunConf
 from medllm.config.store import SCHEMAS
@@ -32,6 +33,7 @@ def run_point(config: DictConfig) -> float:
     """Trains one composed configuration inside Hydra, writes its result and returns the objective.
 
     Raises:
+        SystemExit: of a single run that failed, with its exit code, after it has told why.
         PointFailedError: in a sweep, if the point failed; it carries a reason and no frames, because Hydra keeps it until
             the sweep ends, and a traceback would keep the point's model.
     """
@@ -60,6 +62,8 @@ def run_point(config: DictConfig) -> float:
         refuse_held(conf, folder)
         (folder / RESULT).unlink(missing_ok=True)  # gives way to this one's
         return _train_to_the_end(config, folder, sweeping=False)
+    except MedLLMError as error:
+        raise SystemExit(report(error)) from error  # Hydra has words of its own for any other, and says them first
     finally:
         lock.release()
 

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +57,7 @@ def test_backend_works_here(option: str) -> None:
 def test_what_this_machine_cannot_do_is_told_before_a_download(
     monkeypatch: pytest.MonkeyPatch, lose_bitsandbytes: Callable[[], None]
 ) -> None:
-    """No bitsandbytes, or fp16 without a GPU: one fault with its way out in less than 2 s, nothing looked up; that way passes."""
+    """No bitsandbytes, or fp16 without a GPU: one fault with its way out, nothing looked up; that way passes."""
 
     def download(*arguments: Any, **more: Any) -> None:
         raise AssertionError("the base model was looked at")
@@ -74,9 +73,7 @@ def test_what_this_machine_cannot_do_is_told_before_a_download(
         point = Point((), load_run_conf([*hub_model, *overrides]))
         with monkeypatch.context() as patched, pytest.raises(ConfigError) as raised:
             patched.setattr(preflight, "skeleton", download)
-            began = time.perf_counter()
             check([point])
-        assert time.perf_counter() - began < 2
         (fault,) = raised.value.faults
         assert str(fault).startswith(said)
         assert fault.fix

@@ -1,6 +1,5 @@
 """The text steps of cleaning, each by itself."""
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -141,17 +140,15 @@ UNITS = (
 )
 
 
+@pytest.mark.timeout(30)  # in proportion: under a second; by the square: minutes
 @pytest.mark.parametrize("step", [unicode, html, boilerplate, glued_sentences, neutralise, urgency_words])
 @pytest.mark.parametrize(
     "unit",
     UNITS.split("|"),
 )
-def test_no_text_takes_long(step: Callable[[str], object], unit: str) -> None:
-    """120,000 characters of whatever a pattern begins with: far under a second."""
-    text = unit * (120_000 // len(unit))
-    start = time.process_time()
-    step(text)
-    assert time.process_time() - start < 1
+def test_no_text_hangs(step: Callable[[str], object], unit: str) -> None:
+    """120,000 characters of whatever a pattern begins with are read to their end."""
+    assert step(unit * (120_000 // len(unit))) is not None
 
 
 def test_urgency_words_hear_a_no() -> None:

@@ -1,6 +1,5 @@
 """Scopes, combinations, and the whole conversation."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -164,13 +163,12 @@ def test_spelling_does_not_matter() -> None:
     assert acute("I can\u2019t breathe\n\nplease help") == ["breathing"]
 
 
-def test_no_text_makes_it_slow() -> None:
-    """Sixty thousand characters of anything take a second or two."""
+@pytest.mark.timeout(60)  # in proportion: a second or two each; by the square: an hour
+def test_no_text_hangs() -> None:
+    """Sixty thousand characters of anything are read to their end."""
     for piece in ("chest pain and sweating. ", "no fever, no cough, ", "a " * 10, "my baby took "):
         text = (piece * 20_000)[:60_000]
-        start = time.perf_counter()
-        FINDER.find(say(text))
-        assert time.perf_counter() - start < 6
+        assert FINDER.find(say(text)) is not None
 
 
 def test_every_group_names_its_sources() -> None:

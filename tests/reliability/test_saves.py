@@ -177,6 +177,7 @@ def test_a_run_whose_disk_refuses(action: str, line: Line, undisturbed: tuple[An
     failed = typed(f"save:{THIRD_SAVE}:{action}")
     assert failed.returncode == 1, failed.stderr
     assert "Traceback" not in failed.stderr + failed.stdout
+    assert "Error executing job" not in failed.stderr  # which are words of Hydra's
     assert failed.stderr.count("medllm: ") == failed.stderr.count("could not be written: ") == 1, failed.stderr
     assert "GiB are free there\n    fix: make room" in failed.stderr
     assert saved(trace) == 2

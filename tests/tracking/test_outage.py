@@ -661,6 +661,9 @@ def test_a_file_that_names_a_server_gets_no_credentials(
     assert find_record(MlflowConf(uri), "0" * 32).id == ""
     assert "is named by nothing but a file" in capsys.readouterr().err
     assert not seen
+    find_record(MlflowConf(uri), "0" * 32, f"{uri}/")
+    assert seen and set(seen) == {"Bearer canary"}
+    seen.clear()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{uri}/")
     with pytest.raises(TrackingError, match="cannot be sent to"):
         replay_record(tmp_path)

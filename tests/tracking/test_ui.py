@@ -117,6 +117,10 @@ def test_it_answers_and_leaves_nothing(tmp_path: Path, signum: signal.Signals) -
             assert answer(f"{address}/", Origin=origin)[0] == 403, origin
         for origin in (f"http://127.0.0.1:{port}", f"http://localhost:{port}"):
             assert answer(tagging, json.dumps(tag).encode(), Origin=origin)[0] == 200, origin
+        made = json.loads(answer(f"{address}/api/2.0/mlflow/experiments/create", b'{"name": "made there"}')[1])
+        kept = answer(f"{address}/api/2.0/mlflow/experiments/get?experiment_id={made['experiment_id']}")[1]
+        place = json.loads(kept)["experiment"]["artifact_location"]
+        assert place.startswith((tmp_path / "mlruns").as_uri())
         with urllib.request.urlopen(f"{address}/") as response:
             assert response.headers["X-Frame-Options"] == "SAMEORIGIN"
         processes = family(process)

@@ -13,7 +13,7 @@ from medllm.config.compose import resolved
 from medllm.config.evaluation import EvaluateConf, EvaluationConf
 from medllm.config.guard import GuardConf, RedFlagGuardConf
 from medllm.config.store import rooted
-from medllm.config.tracking import MlflowConf, NoTrackingConf
+from medllm.config.tracking import MlflowConf
 from medllm.console import console, say
 from medllm.errors import Fault
 from medllm.evaluation.figures import Measured, measure
@@ -156,11 +156,11 @@ def _identities(
 def _record(conf: EvaluateConf, artifact: Artifact) -> Record:
     """Of the artifact's run, to add to it."""
     tracking = artifact.conf.tracking
-    if isinstance(conf.tracking, NoTrackingConf):
+    if not isinstance(conf.tracking, MlflowConf):
         return Record()
-    if isinstance(conf.tracking, MlflowConf) and isinstance(tracking, MlflowConf):  # who evaluates decides about texts
+    if isinstance(tracking, MlflowConf):  # who evaluates decides about texts
         tracking = replace(tracking, log_texts=conf.tracking.log_texts)
-    return find_record(tracking, artifact.manifest["run_id"])
+    return find_record(tracking, artifact.manifest["run_id"], conf.tracking.tracking_uri)
 
 
 def settings(conf: EvaluationConf, suite: str) -> dict[str, Any]:

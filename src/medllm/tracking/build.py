@@ -45,14 +45,20 @@ def open_record(conf: TrackingConf, opening: Opening, folder: Path) -> Iterator[
         raise TrackingError(f"tracking: no builder for {type(conf).__name__}")
 
 
-def find_record(conf: TrackingConf, record_id: str) -> Record:
-    """The record of a run that has ended, to add to it; the null one where the store does not have it, which is said."""
+def find_record(conf: TrackingConf, record_id: str, named: str = "") -> Record:
+    """The record of a run that has ended, to add to it; the null one where the store does not have it, which is said.
+
+    Args:
+        conf: Of the store, as a file may have it.
+        record_id: Of the run.
+        named: The address that this command's own configuration names, if any does; see `refuse_credentials`.
+    """
     if not isinstance(conf, MlflowConf) or not record_id:
         return Record()
     from medllm.tracking.mlflow_record import find_mlflow_record
 
     try:
-        record = find_mlflow_record(conf, record_id)
+        record = find_mlflow_record(conf, record_id, named)
     except TrackingError as error:
         say("tracking", f"nothing is recorded: {error}")
         return Record()

@@ -233,7 +233,7 @@ def _begin_late(
     return Delivery(client, run_id, since, folder)
 
 
-def find_mlflow_record(conf: MlflowConf, run_id: str) -> MlflowRecord | None:
+def find_mlflow_record(conf: MlflowConf, run_id: str, named: str) -> MlflowRecord | None:
     """The record of a run that has ended; None if the store does not answer or does not have it. Makes no store.
 
     What is added to it is sent at once. After the first time that the store does not answer, the rest is only told.
@@ -241,7 +241,7 @@ def find_mlflow_record(conf: MlflowConf, run_id: str) -> MlflowRecord | None:
     Raises:
         TrackingError: see `refuse_credentials`.
     """
-    refuse_credentials(conf.tracking_uri)
+    refuse_credentials(conf.tracking_uri, named)
     found = _find(conf, run_id)
     if found is None:
         return None

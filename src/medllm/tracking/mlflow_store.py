@@ -48,7 +48,7 @@ def connect(conf: MlflowConf) -> tuple[Any, str]:
     Raises:
         TrackingError: if the store cannot be reached or the experiment was deleted.
     """
-    database = Path(conf.tracking_uri.removeprefix("sqlite:///")) if conf.tracking_uri.startswith("sqlite:") else None
+    database = _database(conf)
     lock = FileLock(f"{database}.lock") if database is not None else contextlib.nullcontext()
     with told(conf), lock:  # which makes the folder, too
         if database is not None and not database.exists():
@@ -56,8 +56,7 @@ def connect(conf: MlflowConf) -> tuple[Any, str]:
         client = client_of(conf)
         experiment = client.get_experiment_by_name(conf.experiment_name)
         if experiment is None:
-            location = _artifact_location(conf, database)
-            return client, client.create_experiment(conf.experiment_name, artifact_location=location)
+            return client, client.create_experiment(conf.experiment_name, artifact_location=artifact_location(conf))
     if experiment.lifecycle_stage != "active":
         raise TrackingError(
             f"tracking.experiment_name={conf.experiment_name} was deleted\n"
@@ -145,7 +144,13 @@ def settle(conf: MlflowConf) -> None:
         connection.execute("pragma wal_checkpoint(truncate)")
 
 
-def _artifact_location(conf: MlflowConf, database: Path | None) -> str | None:
+def _database(conf: MlflowConf) -> Path | None:
+    return Path(conf.tracking_uri.removeprefix("sqlite:///")) if conf.tracking_uri.startswith("sqlite:") else None
+
+
+def artifact_location(conf: MlflowConf) -> str | None:
+    """Where a new experiment keeps its files, an address: as configured or beside the database; None leaves it to the server."""
+    database = _database(conf)
     if conf.artifact_location and "://" in conf.artifact_location:
         return conf.artifact_location
     if conf.artifact_location:

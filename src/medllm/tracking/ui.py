@@ -16,7 +16,7 @@ from medllm.config.tracking import MlflowConf
 from medllm.config.ui import UiConf
 from medllm.console import say
 from medllm.errors import ConfigError, Fault, TrackingError
-from medllm.tracking.mlflow_store import is_there, knock, quieten, told
+from medllm.tracking.mlflow_store import artifact_location, is_there, knock, quieten, told
 
 HOST = "127.0.0.1"
 # By which this machine calls itself, and its browsers HOST.
@@ -46,7 +46,7 @@ def show_runs(conf: UiConf) -> None:
             from mlflow.server.fastapi_app import app
         from mlflow.server.handlers import initialize_backend_stores
 
-        initialize_backend_stores(uri, uri, None)
+        initialize_backend_stores(uri, uri, artifact_location(conf.tracking))  # of experiments that the page makes
         guarded = _OwnPages(app, port)
         server = _Server(
             uvicorn.Config(guarded, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S)
