@@ -1,6 +1,7 @@
 """The house's laws that a machine can check."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ LAYERS = [
     },
     {"command", "config", "intact"},
     {"conversation", "licences", "run_folder", "spreadsheet"},
-    {"data", "models", "tracking", "hub", "plots", "pages", "artifact", "help"},
+    {"data", "models", "tracking", "hub", "plots", "pages", "artifact", "help", "conversation_losses"},
     {"training", "inference", "data_page", "locate", "sameness"},
     {"result", "data_view", "foundation", "guard"},
     {"evaluation"},
@@ -69,8 +70,12 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 
 def test_every_room_has_a_layer() -> None:
-    """A new file or folder must find its place."""
+    """A new file or folder must find its place, here and in what contributors read."""
     assert {room(path) for path in FILES} == set().union(*LAYERS)
+    lines = dict(re.findall(r"^(\d+)\. (`.*`)$", (SOURCE.parents[1] / "CONTRIBUTING.md").read_text(), re.MULTILINE))
+    for number, layer in enumerate(LAYERS, 1):
+        told = set(re.findall(r"`(\w+)`", lines[str(number)])) | {"__init__"}
+        assert told == layer | {"__init__"}, number
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
@@ -100,8 +105,8 @@ def loaded_by(code: str, *libraries: str) -> str:
 
 def test_composing_leaves_torch_out() -> None:
     """A wrong key is answered before anything heavy is imported."""
-    code = "from medllm.config.compose import load_run_conf; import medllm.cli; load_run_conf([])"
-    assert loaded_by(code, "torch", "transformers", "mlflow", "peft", "datasets") == "[]"
+    code = "from medllm.config.compose import load_run_conf; import medllm.cli, medllm.run_folder; load_run_conf([])"
+    assert loaded_by(code, "numpy", "torch", "transformers", "mlflow", "peft", "datasets") == "[]"
 
 
 @pytest.mark.slow

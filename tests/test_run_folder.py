@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from medllm.command import guarded
 from medllm.config.compose import load_run_conf, resolved, run_conf_from_file
+from medllm.conversation_losses import ConversationLosses
 from medllm.errors import ConfigError, Fault, FolderError
 from medllm.run_folder import (
     CONFIG,
@@ -28,7 +29,6 @@ from medllm.run_folder import (
     RESULT,
     SWEEP,
     UNSENT,
-    ConversationLosses,
     SweepFile,
     SweepPoint,
     lock_folder,

@@ -14,12 +14,12 @@ import yaml
 from medllm.artifact import MANIFEST, sha256
 from medllm.card.chai import NAMESPACE
 from medllm.card.write import write_cards
+from medllm.conversation_losses import ConversationLosses
 from medllm.errors import ArtifactError, ConfigError
 from medllm.licences import base_licence, lawful_name
 from medllm.review.approval import approve
 from medllm.review.plan import load_review
 from medllm.review.report import make_report, write_report
-from medllm.run_folder import ConversationLosses
 from tests.review.made import made_review, run_folder
 from tests.review.test_approval import RULES, rate_all
 

@@ -20,8 +20,9 @@ from medllm.comparison.report import compare_runs, compare_sweep, write_comparis
 from medllm.comparison.winner import write_winner
 from medllm.config.compose import load_run_conf, resolved
 from medllm.config.run import RunConf
+from medllm.conversation_losses import ConversationLosses
 from medllm.errors import MedLLMError
-from medllm.run_folder import ConversationLosses, SweepFile, SweepPoint, write_history, write_result
+from medllm.run_folder import SweepFile, SweepPoint, write_history, write_result
 
 ROOT = Path(__file__).parents[2]
 TOKENS = np.arange(20, 80)

@@ -11,10 +11,11 @@ from medllm.artifact import MANIFEST, Artifact, load_artifact, sha256
 from medllm.card.human import load_card_conf
 from medllm.config.card import CardConf
 from medllm.config.data import sources_of
+from medllm.conversation_losses import ConversationLosses
 from medllm.intervals import Interval, percentiles, resampled_ratios
 from medllm.licences import Licence, base_licence, base_name, lawful_name
 from medllm.review.approval import ReviewStatus, decided_reviews, review_status, reviews_folder
-from medllm.run_folder import ConversationLosses, read_data_report
+from medllm.run_folder import read_data_report
 
 EVALUATION, CARD = "evaluation", "card"
 

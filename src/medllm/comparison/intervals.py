@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medllm.conversation_losses import ConversationLosses
 from medllm.intervals import CONFIDENCE, RESAMPLES, Interval, resampled_ratios, student_quantile
-from medllm.run_folder import ConversationLosses
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medllm.conversation_losses import ConversationLosses
 from medllm.errors import MedLLMError
-from medllm.run_folder import CONFIG, SWEEP, ConversationLosses, SweepFile, read_config, read_history, read_result
+from medllm.run_folder import CONFIG, SWEEP, SweepFile, read_config, read_history, read_result
 
 # Parts of a configuration that change nothing of what is trained or measured.
 WITHOUT_EFFECT = ("name", "tracking", "hub", "generation", "sweep")

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from medllm.conversation_losses import ConversationLosses
 from medllm.data.collate import MODEL_INPUTS
 from medllm.data.pipeline import Side
 from medllm.errors import NonFiniteError
 from medllm.models.fused.obstacle import FAMILIES
-from medllm.run_folder import ConversationLosses
 from medllm.stopping import stop
 from medllm.training.order import named
 

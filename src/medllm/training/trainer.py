@@ -13,12 +13,12 @@ from transformers.trainer_utils import EvalLoopOutput
 from medllm import ranks
 from medllm.config.data import Batching
 from medllm.config.trainer import Optimizer, TrainerConf
+from medllm.conversation_losses import ConversationLosses
 from medllm.data.pipeline import Datasets
 from medllm.data.shares import EvenOrder, WithBlank, held_out_batches
 from medllm.errors import NonFiniteError
 from medllm.models.fused.engine import FusedEngine
 from medllm.models.quantization import dequantized
-from medllm.run_folder import ConversationLosses
 from medllm.stopping import StopRequested, stop
 from medllm.training.engine import flat_collator
 from medllm.training.metrics import (
