@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
             [Fault("", "no such option", a, allowed="run=") for a in rest] or Fault("run", "needs a value")
         )
     from medllm.run_folder import CONFIG, REFUSED, SWEEP, UNSENT, has_unsent, lock_folder
-    from medllm.tracking.build import replay_record
+    from medllm.tracking.build import replay_records
 
     folder = expanded(text)
     is_sweep = path_exists(folder / SWEEP)
@@ -36,17 +36,20 @@ def main(arguments: list[str]) -> None:
     lock = lock_folder(works_in, Fault("run", "is in use by another process", text, fix=fix))
     try:
         points = sorted(folder.glob(f"*/{UNSENT}")) if is_sweep else []
-        lost: list[str] = []
+        failures: list[str] = []
         left = [path.parent for path in (folder / UNSENT, *points) if has_unsent(path.parent)]
-        for one in left:
-            sent, refused = replay_record(one)
+        for one, sent, refused, why_not in replay_records(left):
+            if why_not:
+                failures.append(why_not)
+                continue
             tell("sent", f"{sent} entries of {one}")
             if refused:
-                lost.append(f"{refused} entries, which are in {one / REFUSED} now")
+                told = f"which are in {one / REFUSED} now; the reasons are told above"
+                failures.append(f"the store will never take {refused} entries, {told}")
         if not left:
             tell("sent", "nothing was left to send")
-        if lost:
-            raise TrackingError(f"the store will never take {'; '.join(lost)}; the reasons are told above")
+        if failures:
+            raise TrackingError("\n".join(failures))
     finally:
         lock.release()
 

@@ -129,6 +129,10 @@ class TrackingError(MedLLMError):
     """The run record cannot be opened or written."""
 
 
+class StoreAwayError(TrackingError):
+    """The tracking store does not answer, whatever it is asked for."""
+
+
 class ExitedError(MedLLMError):
     """Something exited in the middle of a run, which is no interruption."""
 

@@ -33,6 +33,7 @@ from medllm.experiment import run_training
 from medllm.run_folder import (
     RECORD,
     REFUSED,
+    SWEEP,
     UNSENT,
     has_unsent,
     read_record_id,
@@ -620,6 +621,31 @@ def test_what_a_replay_cannot_send_is_kept_and_told(tmp_path: Path, capsys: pyte
     said = capsys.readouterr().err
     assert "gone.png not recorded: " in said and said.count(f"lies outside of {run}") == 3
     assert [file.path for file in MlflowClient(database(tmp_path).tracking_uri).list_artifacts(run_id)] == []
+
+
+def test_a_point_that_cannot_be_sent_keeps_no_other_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told when the rest has arrived; a store that does not answer is asked once, whatever the points have to say."""
+    replay = runpy.run_path(str(ROOT / "scripts" / "replay.py"))["main"]
+    (tmp_path / SWEEP).write_text("{}")
+    run_id = end_in_outage(tmp_path)
+    damaged = tmp_path / "a" / UNSENT
+    damaged.parent.mkdir()
+    damaged.write_bytes((tmp_path / "run" / UNSENT).read_bytes() + b'{"kind": "none"}\n')
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / UNSENT).write_bytes((tmp_path / "run" / UNSENT).read_bytes())
+    with monkeypatch.context() as patch:
+        break_store(patch)
+        with pytest.raises(TrackingError) as caught:
+            replay([f"run={tmp_path}"])
+    assert [line for line in str(caught.value).splitlines() if not line.startswith("    fix: ")] == [
+        f'{damaged} is no file of entries for a store: a line is no entry: {{"kind": "none"}}',
+        f"{tmp_path / 'b' / UNSENT} cannot be sent to {database(tmp_path).tracking_uri}: no answer",
+    ]
+    with pytest.raises(TrackingError) as caught:
+        replay([f"run={tmp_path}"])
+    assert str(caught.value).startswith(f"{damaged} is no file of entries") and "run/unsent" not in str(caught.value)
+    assert damaged.exists() and not has_unsent(tmp_path / "b") and not has_unsent(tmp_path / "run")
+    assert recorded(database(tmp_path).tracking_uri, run_id) == ("FINISHED", everything(20))
 
 
 @pytest.fixture

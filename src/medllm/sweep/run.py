@@ -13,7 +13,7 @@ from medllm.config.run import RunConf
 from medllm.config.store import slug
 from medllm.config.trainer import LOSS
 from medllm.console import console, say
-from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError, TrackingError
+from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError
 from medllm.redaction import redacted
 from medllm.run_folder import RESULT, STOP, SWEEP, SweepFile, SweepPoint, has_unsent, lock_sweep, read_result
 from medllm.stopping import OWNER, stop
@@ -21,7 +21,7 @@ from medllm.storage import GO_ON, explained_storage, remove_partial
 from medllm.summary import print_points
 from medllm.sweep.outlook import Outlook
 from medllm.sweep.pool import make_ready
-from medllm.tracking.build import open_record, replay_record
+from medllm.tracking.build import open_record, replay_records
 from medllm.tracking.record import Opening, Record
 
 # What is over and no failure.
@@ -180,11 +180,9 @@ class Sweep:
         left = [folder for point in self.file.points if has_unsent(folder := self.folder / point.folder)]
         if not left or has_unsent(self.folder):  # then the store is away now
             return
-        try:
-            for folder in left:
-                replay_record(folder, getattr(conf.tracking, "tracking_uri", ""))
-        except TrackingError as error:
-            console.print(str(error))
+        for *_, why_not in replay_records(left, getattr(conf.tracking, "tracking_uri", "")):
+            if why_not:
+                console.print(why_not)
 
     def _refuse_unfinished(self) -> None:
         rows = self.rows()

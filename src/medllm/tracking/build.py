@@ -2,12 +2,12 @@
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medllm.config.tracking import MlflowConf, NoTrackingConf, TrackingConf
 from medllm.console import say
-from medllm.errors import TrackingError
+from medllm.errors import StoreAwayError, TrackingError
 from medllm.tracking.record import Opening, Record
 
 
@@ -92,8 +92,24 @@ def replay_record(folder: Path, named: str = "") -> tuple[int, int]:
         How many entries the store has now, and how many it will never take, which `refused.jsonl` in the folder keeps.
 
     Raises:
-        TrackingError: if the store still does not take them; they stay.
+        StoreAwayError: if the store still does not answer; they stay.
+        TrackingError: if these cannot be sent; they stay.
     """
     from medllm.tracking.mlflow_record import replay_unsent
 
     return replay_unsent(folder, named)
+
+
+def replay_records(folders: Sequence[Path], named: str = "") -> Iterator[tuple[Path, int, int, str]]:
+    """`replay_record` of each, as far as it goes; once the store has not answered, the rest are not tried.
+
+    Yields:
+        Folder, what it returns, and why nothing could be sent, if so.
+    """
+    for folder in folders:
+        try:
+            yield folder, *replay_record(folder, named), ""
+        except TrackingError as error:
+            yield folder, 0, 0, str(error)
+            if isinstance(error, StoreAwayError):
+                return

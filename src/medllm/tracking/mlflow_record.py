@@ -17,7 +17,7 @@ from typing import Any
 
 from medllm.config.tracking import MlflowConf
 from medllm.console import console
-from medllm.errors import PointPrunedError, TrackingError, frames_in_brief, in_brief
+from medllm.errors import PointPrunedError, StoreAwayError, TrackingError, frames_in_brief, in_brief
 from medllm.redaction import redacted
 from medllm.run_folder import REFUSED, UNSENT, has_unsent, withdraw_degraded, write_record_id
 from medllm.tracking.delivery import Delivery
@@ -319,4 +319,5 @@ def _replay(head: Entry, folder: Path, named: str) -> tuple[int, int]:
 
 def _untold(head: Entry, folder: Path, error: NotDeliveredError) -> TrackingError:
     fix = f"{error.fix or 'start the server'}, or move that file away to go on without what is in it"
-    return TrackingError(f"{folder / UNSENT} cannot be sent to {head['tracking_uri']}: {error}\n    fix: {fix}")
+    kind = TrackingError if error.answers or error.fix else StoreAwayError
+    return kind(f"{folder / UNSENT} cannot be sent to {head['tracking_uri']}: {error}\n    fix: {fix}")
