@@ -95,6 +95,7 @@ def test_bad_data_is_one_message(train: Callable[..., Any], tiny_overrides: list
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_prints_its_summary(train: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path) -> None:
     """Loss before and after, time, memory, places, answers; overrides on both sides of a flag are fine."""
     done = train(*tiny_overrides, "trainer.max_steps=2")
@@ -168,6 +169,7 @@ def test_an_interrupted_run_is_killed(tiny_overrides: list[str], tmp_path: Path,
     assert run.info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_inspect_data(dialogues: Path, tmp_path: Path) -> None:
     """Samples, lengths, fates and packing, without loading a model."""
     command = [sys.executable, str(ROOT / "scripts" / "inspect_data.py"), "model=tiny_random", "data=local"]

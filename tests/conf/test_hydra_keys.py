@@ -17,6 +17,7 @@ def only_fault(overrides: list[str]) -> Fault:
     return fault
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["hydra.output_subdir", "hydra.job.name"])
 def test_a_name_is_no_way_out_of_the_folder(key: str) -> None:
     """Neither typed nor behind an interpolation."""
