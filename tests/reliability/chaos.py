@@ -116,7 +116,8 @@ class Round:
     def type(self) -> subprocess.Popen[bytes]:
         """Starts the line, in a session of its own."""
         self.attempts += 1
-        environment = {**os.environ, "COLUMNS": "160"}
+        # Joblib gives its processes fewer threads, and with another number of threads a sum has another last bit.
+        environment = {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
         with self.log.open("wb") as log:  # through a pipe: what people see does not end with the disk
             screen = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log)
         sweep = subprocess.Popen(
