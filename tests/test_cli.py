@@ -17,7 +17,7 @@ import yaml
 from medllm import locate
 from medllm.artifact import resolved_yaml
 from medllm.cli import overrides_first
-from medllm.command import guarded, pop_option
+from medllm.command import complain, guarded, pop_option
 from medllm.config.compose import ROOTS, compose_config, load_run_conf
 from medllm.config.validate import COMMANDS
 from medllm.data import pipeline
@@ -316,3 +316,9 @@ def test_a_refused_line_changes_nothing_in_a_folder(
     for folder in (held, other):
         assert [path.name for path in (folder / ".hydra").iterdir()] == ["overrides.yaml"]
         assert (folder / ".hydra" / "overrides.yaml").read_text() == "[]"
+
+
+def test_what_a_message_quotes_does_not_act_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A file's text may hold what clears a screen or turns the order of words; lines end where they did."""
+    complain("no such row: \x1b[2J\u202e\n    fix: name another")
+    assert capsys.readouterr().err == "medllm: no such row: ⟨U+001B⟩[2J⟨U+202E⟩\n    fix: name another\n"

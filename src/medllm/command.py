@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 from medllm import ranks
+from medllm.console import harmless
 from medllm.errors import ConfigError, MedLLMError, RankError
 from medllm.libraries import prepare_libraries
 from medllm.redaction import redacted
@@ -77,7 +78,7 @@ def report(error: MedLLMError) -> int:
 
 def complain(text: str, *, of_all: bool = True) -> None:
     """Tells on stderr why the program ends. What all ranks come to, rank 0 tells alone."""
-    text = redacted(text)  # an error may quote a file or a library
+    text = harmless(redacted(text))  # an error may quote a file or a library
     if ranks.is_main():
         print(f"medllm: {text}", file=sys.stderr)
     elif not of_all:

@@ -12,7 +12,7 @@ from medllm.config.plan import Plan
 from medllm.config.run import RunConf
 from medllm.config.store import slug
 from medllm.config.trainer import LOSS
-from medllm.console import console, say
+from medllm.console import console, harmless, say
 from medllm.errors import ConfigError, Fault, MedLLMError, PointFailedError
 from medllm.redaction import redacted
 from medllm.run_folder import RESULT, STOP, SWEEP, SweepFile, SweepPoint, has_unsent, lock_sweep, read_result
@@ -182,7 +182,7 @@ class Sweep:
             return
         for *_, why_not in replay_records(left, getattr(conf.tracking, "tracking_uri", "")):
             if why_not:
-                console.print(why_not)
+                console.print(harmless(redacted(why_not)))  # it may quote a damaged file
 
     def _refuse_unfinished(self) -> None:
         rows = self.rows()

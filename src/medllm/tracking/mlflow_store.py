@@ -134,8 +134,8 @@ def _make_database(database: Path) -> None:
 
 def settle(conf: MlflowConf) -> None:
     """Brings what a write-ahead log still holds into the database's file, which is the whole store where nobody writes to it."""
-    path = conf.tracking_uri.removeprefix("sqlite:///")
-    if path == conf.tracking_uri or not is_there(conf):  # which looking would make
+    path = _database(conf)
+    if path is None or not path.is_file():  # which looking would make
         return
     with (
         contextlib.suppress(sqlite3.Error),  # somebody else has it: the last of them settles it
@@ -207,8 +207,8 @@ def quieten() -> None:
 
 def is_there(conf: MlflowConf) -> bool:
     """Whether a local database exists, which opening it would make; servers are not asked."""
-    uri = conf.tracking_uri
-    return not uri.startswith("sqlite:") or Path(uri.removeprefix("sqlite:///")).is_file()
+    database = _database(conf)
+    return database is None or database.is_file()
 
 
 def process_tags() -> dict[str, str]:
